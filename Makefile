@@ -1,0 +1,52 @@
+# Everything runs in .venv, which `make install` fills with exactly the versions of requirements.lock.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up test lint types format lock bench clean
+
+help: ## List these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## Install the locked versions and the project into .venv
+
+$(INSTALLED): requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+demo: $(INSTALLED) ## A week of sample logs through the whole pipeline, then the tables
+	$(BIN)/user-pipeline demo
+
+up: $(INSTALLED) ## The Dagster UI and daemon on the embedded services
+	$(BIN)/user-pipeline up
+
+test: $(INSTALLED) ## Every test
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## Formatting and lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(INSTALLED) ## Strict type check
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## Rewrite the code as the formatter and the linter want it
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: $(INSTALLED) ## Choose new versions within pyproject.toml's bounds
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+		pyproject.toml --output-file requirements.lock
+
+bench: $(INSTALLED) ## The benchmarks (BENCH= passes arguments on)
+	$(BIN)/python benchmarks/run.py $(BENCH)
+
+clean: ## Stop what is embedded, then remove data, caches and .venv
+	@if [ -x $(BIN)/user-pipeline ]; then $(BIN)/user-pipeline down; fi
+	rm -rf data dist build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

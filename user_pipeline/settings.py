@@ -1,0 +1,235 @@
+"""Every setting of the platform: read from the environment once, checked, and typed.
+
+A wrong value raises :class:`SettingsError`, which names the variable, the value (never a password)
+and what would be right. Nothing here connects to anything.
+"""
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+PREFIX = "USER_PIPELINE_"
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]")
+_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B", re.IGNORECASE)
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY_UNITS = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+ENGINES = ("duckdb",)
+
+
+class SettingsError(ValueError):
+    """A setting has a value that cannot be used."""
+
+    def __init__(self, variable: str, value: str, expected: str) -> None:
+        super().__init__(f"{variable}={value!r} cannot be used: expected {expected}.")
+        self.variable = variable
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where objects live: a directory, or a bucket with an optional prefix.
+
+    Attributes:
+        variable: the setting it came from, named in every error about it.
+        url: ``s3://bucket[/prefix]``, or the absolute path of a directory.
+    """
+
+    variable: str
+    url: str
+
+    @property
+    def is_s3(self) -> bool:
+        """Whether it is a bucket rather than a directory."""
+        return self.url.startswith("s3://")
+
+    def __str__(self) -> str:
+        return self.url
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A Postgres database.
+
+    Attributes:
+        variable: the setting it came from, named in every error about it.
+        name: the database of the embedded server that is used when ``url`` is None.
+        url: the ``postgresql://`` URL as given, or None for the embedded server.
+    """
+
+    variable: str
+    name: str
+    url: str | None
+
+    def __repr__(self) -> str:
+        return f"Database({self.variable}, {hide_password(self.url) if self.url else f'embedded {self.name!r}'})"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings, resolved; ``docs`` for each are in the README."""
+
+    source: Location
+    lake: Location
+    staging: Database
+    analytics: Database
+    dagster: Database
+    start_date: date
+    engine: str
+    memory_limit: str
+    scratch_dir: Path
+    data_dir: Path
+    max_reject_share: float
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
+        """Read and check every setting.
+
+        Args:
+            environment: variables by name; an empty value counts as unset.
+
+        Raises:
+            SettingsError: a value cannot be used.
+        """
+        read = _Reader(environment)
+        data_dir = read.directory("DATA_DIR", Path("data"))
+        return cls(
+            source=read.location("SOURCE_URL", data_dir / "source"),
+            lake=read.location("LAKE_URL", data_dir / "lake"),
+            staging=read.database(PREFIX + "STAGING_URL", "staging"),
+            analytics=read.database(PREFIX + "ANALYTICS_URL", "analytics"),
+            dagster=read.database("DAGSTER_POSTGRES_URL", "dagster"),
+            start_date=read.start_date("START_DATE", date(2017, 4, 1)),
+            engine=read.choice("ENGINE", ENGINES),
+            memory_limit=read.memory("MEMORY_LIMIT", "2GB"),
+            scratch_dir=read.directory("SCRATCH_DIR", Path(tempfile.gettempdir())),
+            data_dir=data_dir,
+            max_reject_share=read.share("MAX_REJECT_SHARE", 0.05),
+        )
+
+    @property
+    def uses_embedded_postgres(self) -> bool:
+        """Whether any database is left to the embedded server."""
+        return any(database.url is None for database in (self.staging, self.analytics, self.dagster))
+
+    @property
+    def memory_limit_bytes(self) -> int:
+        """``memory_limit`` in bytes."""
+        return _parse_bytes(self.memory_limit)
+
+
+@cache
+def current() -> Settings:
+    """The settings of this process, read from its environment the first time they are asked for."""
+    return Settings.from_environment()
+
+
+def hide_password(url: str) -> str:
+    """``url`` with ``***`` for its password, wherever libpq accepts one: safe to print."""
+    parts = urlsplit(url)
+    userinfo, at, host = parts.netloc.rpartition("@")
+    if at and ":" in userinfo:
+        userinfo = userinfo.split(":", 1)[0] + ":***"
+    query = re.sub(r"((?:^|&)(?:ssl)?password=)[^&]*", r"\1***", parts.query)
+    return urlunsplit(parts._replace(netloc=userinfo + at + host, query=query))
+
+
+def _parse_bytes(value: str) -> int:
+    match = _BYTES.fullmatch(value.strip())
+    if match is None:
+        raise ValueError(value)
+    unit = (match[2] or "").lower()
+    return int(float(match[1]) * (_BINARY_UNITS.get(unit) or _UNITS[unit]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    environment: Mapping[str, str]
+
+    def _get(self, name: str) -> tuple[str, str]:
+        variable = PREFIX + name
+        return variable, self.environment.get(variable, "").strip()
+
+    def location(self, name: str, default: Path) -> Location:
+        variable, value = self._get(name)
+        if not value:
+            return Location(variable, str(default))
+        parts = urlsplit(value)
+        if parts.scheme == "s3":
+            if not _BUCKET.fullmatch(parts.netloc):
+                raise SettingsError(variable, value, "s3://bucket[/prefix] with a valid bucket name")
+            prefix = parts.path.strip("/")
+            return Location(variable, f"s3://{parts.netloc}" + (f"/{prefix}" if prefix else ""))
+        if "://" in value:
+            raise SettingsError(variable, hide_password(value), "s3://bucket[/prefix] or the path of a directory")
+        return Location(variable, str(Path(value).expanduser().absolute()))
+
+    def database(self, variable: str, name: str) -> Database:
+        value = self.environment.get(variable, "").strip()
+        if not value:
+            return Database(variable, name, None)
+        expected = "postgresql://user:password@host:port/database"
+        try:
+            parts = urlsplit(value)
+            _ = parts.port
+        except ValueError:
+            raise SettingsError(variable, "***", expected) from None
+        if parts.scheme not in ("postgresql", "postgres") or "/" not in value.split("://", 1)[-1]:
+            raise SettingsError(variable, hide_password(value) if "://" in value else "***", expected)
+        # SQLAlchemy knows only the long name of the scheme.
+        return Database(variable, name, "postgresql" + value[len(parts.scheme) :])
+
+    def directory(self, name: str, default: Path) -> Path:
+        variable, value = self._get(name)
+        if "://" in value:
+            raise SettingsError(variable, value, "the path of a directory")
+        path = (Path(value).expanduser() if value else default).absolute()
+        if path.exists() and not path.is_dir():
+            raise SettingsError(variable, value or str(path), "the path of a directory, and this is a file")
+        return path
+
+    def start_date(self, name: str, default: date) -> date:
+        variable, value = self._get(name)
+        if not value:
+            return default
+        expected = "a date not after yesterday (UTC), as YYYY-MM-DD"
+        if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
+            raise SettingsError(variable, value, expected)
+        try:
+            start = date.fromisoformat(value)
+        except ValueError:
+            raise SettingsError(variable, value, expected) from None
+        if start > datetime.now(UTC).date() - timedelta(days=1):
+            raise SettingsError(variable, value, expected)
+        return start
+
+    def choice(self, name: str, choices: tuple[str, ...]) -> str:
+        variable, value = self._get(name)
+        if value and value.lower() not in choices:
+            raise SettingsError(variable, value, "one of " + ", ".join(choices))
+        return value.lower() or choices[0]
+
+    def memory(self, name: str, default: str) -> str:
+        variable, value = self._get(name)
+        expected = "a size of at least 256MB, such as 2GB or 512MiB"
+        try:
+            size = _parse_bytes(value or default)
+        except ValueError:
+            raise SettingsError(variable, value, expected) from None
+        if size < 256 * 10**6:
+            raise SettingsError(variable, value, expected)
+        return value or default
+
+    def share(self, name: str, default: float) -> float:
+        variable, value = self._get(name)
+        try:
+            share = float(value) if value else default
+        except ValueError:
+            share = -1.0
+        if not 0 <= share <= 1:
+            raise SettingsError(variable, value, "a share between 0 and 1, such as 0.05")
+        return share
