@@ -1,0 +1,264 @@
+"""The object catalog: which objects were read, and what each of them brought.
+
+A feed's catalog is one Parquet file per version, ``catalog/<feed>/<version>.parquet``; the greatest version
+counts. A commit writes the next version under a name nobody else may have taken (a conditional put), so
+it is there whole or not at all, and two writers at once cannot lose each other's entries: the one who
+comes second reads the winner's version and adds its own to that.
+
+Rows are kept by *batch*: what one pass of the reader brought, in ``fragments/<feed>/date=D/<batch>.parquet``
+and ``rejected/<feed>/<batch>.parquet``. A row of a batch counts if the catalog says that this batch is the one
+its object was last read in; so a changed object replaces what it brought before the moment its entry
+is committed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
+
+from user_pipeline.ingest.feeds import Feed
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from user_pipeline.resources.object_store import Store
+
+_KEPT_VERSIONS = 20
+"""Readers of an older version go on with it for a while."""
+_COMMIT_ATTEMPTS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is known of one object.
+
+    Attributes:
+        key: its path in the source.
+        etag: what the store calls this content.
+        last_modified: when the store says it was written.
+        size: bytes, as stored.
+        batch: the pass that read it; names its fragments.
+        start_date: the first day that was accepted when it was read.
+        error: why it could not be read to its end; None for an object that was. A broken object brings no rows.
+        lines: lines in it, counted when it was cut, before any parsing.
+        blank: lines with nothing but white space.
+        header: lines that repeat the column names.
+        rejected: rejected lines by reason.
+        days: rows by event date, counted in the fragments after they were written.
+    """
+
+    key: str
+    etag: str
+    last_modified: datetime
+    size: int
+    batch: str
+    start_date: date
+    error: str | None = None
+    lines: int = 0
+    blank: int = 0
+    header: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    days: dict[date, int] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """Usable rows, of all days."""
+        return sum(self.days.values())
+
+    @property
+    def rejects(self) -> int:
+        """Rejected lines, for whatever reason."""
+        return sum(self.rejected.values())
+
+    @property
+    def unaccounted(self) -> int:
+        """Lines that are neither a row, rejected, blank nor a header: anything but 0 is a fault."""
+        return self.lines - self.rows - self.rejects - self.blank - self.header
+
+
+class Catalog:
+    """One version of a feed's catalog; committing makes the next one.
+
+    Attributes:
+        feed: whose catalog it is.
+        version: 0 before anything was read.
+        table: one row per object, columns as in :class:`Entry`.
+    """
+
+    def __init__(self, feed: Feed, version: int, table: "pa.Table") -> None:
+        self.feed = feed
+        self.version = version
+        self.table = table
+
+    @classmethod
+    def load(cls, lake: "Store", feed: Feed) -> "Catalog":
+        """The newest version in the lake."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        while True:
+            newest = max(_versions(lake, feed), default=0)
+            if not newest:
+                return cls(feed, 0, _schema().empty_table())
+            try:
+                content = lake.get(_path(feed, newest)).bytes()
+            except FileNotFoundError:
+                continue  # so many commits since the listing that it is gone: look again
+            return cls(feed, newest, pq.read_table(pa.BufferReader(content), schema=_schema()))
+
+    def entries(self, where: "pa.compute.Expression | None" = None) -> list[Entry]:
+        """The entries, or those that an Arrow expression selects."""
+        table = self.table if where is None else self.table.filter(where)
+        return [_to_entry(row) for row in table.to_pylist()]
+
+    def unknown(self, listing: "pa.Table", start_date: date) -> "pa.Table":
+        """The objects of a listing that are new, changed, or were read under a later start date.
+
+        Args:
+            listing: ``path`` string, ``e_tag`` string, ``size`` int and ``last_modified`` timestamp.
+            start_date: the first day accepted now; objects that lost lines to a later one are read again.
+        """
+        import duckdb
+
+        known, listed = self.table, listing  # noqa: F841 - DuckDB finds them by name
+        with duckdb.connect() as connection:
+            return connection.execute(
+                """
+                select l.path, l.e_tag, l.size, l.last_modified
+                from listed l left join known k on k.key = l.path
+                where k.key is null or k.etag <> l.e_tag
+                  or (k.start_date > $start and list_contains(list_transform(k.rejected, r -> r.reason), 'out_of_range'))
+                order by l.last_modified, l.path
+                """,
+                {"start": start_date},
+            ).to_arrow_table()
+
+    def batches(self, days: Sequence[date]) -> dict[date, dict[str, list[str]]]:
+        """Where the rows of some days are: for each day, the batches and in each the objects that count."""
+        found: dict[date, dict[str, list[str]]] = {day: {} for day in days}
+        for row in self._rows_by_day(days):
+            found[row["day"]].setdefault(row["batch"], []).append(row["key"])
+        return found
+
+    def rows(self, days: Sequence[date]) -> dict[date, int]:
+        """How many rows each of some days has, from all objects."""
+        counts = dict.fromkeys(days, 0)
+        for row in self._rows_by_day(days):
+            counts[row["day"]] += row["rows"]
+        return counts
+
+    def _rows_by_day(self, days: Sequence[date]) -> list[dict[str, Any]]:
+        import duckdb
+
+        known = self.table  # noqa: F841 - DuckDB finds it by name
+        with duckdb.connect() as connection:
+            rows: list[dict[str, Any]] = (
+                connection.execute(
+                    """
+                    select d.day, k.batch, k.key, d.rows
+                    from (select batch, key, unnest(days) as d from known) k
+                    where list_contains($days, d.day) order by 1, 2, 3
+                    """,
+                    {"days": list(days)},
+                )
+                .to_arrow_table()
+                .to_pylist()
+            )
+        return rows
+
+    def commit(self, lake: "Store", entries: Sequence[Entry]) -> "Catalog":
+        """Write the next version, with these entries in place of older ones of the same objects.
+
+        Of two writers that read the same object the later one's entry stands; if it was the older content
+        that came second, the next listing shows the difference and the object is read again.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        current = self
+        new = pa.Table.from_pylist([_to_row(entry) for entry in entries], schema=_schema())
+        for _ in range(_COMMIT_ATTEMPTS):
+            table = _merge(current.table, new)
+            sink = pa.BufferOutputStream()
+            pq.write_table(table, sink, compression="zstd")
+            try:
+                lake.put(_path(self.feed, current.version + 1), sink.getvalue().to_pybytes(), mode="create")
+            except (AlreadyExistsError, PreconditionError):
+                current = Catalog.load(lake, self.feed)
+                continue
+            committed = Catalog(self.feed, current.version + 1, table)
+            stale = [_path(self.feed, v) for v in _versions(lake, self.feed) if v <= committed.version - _KEPT_VERSIONS]
+            if stale:
+                lake.delete(stale)
+            return committed
+        raise RuntimeError(f"the catalog of {self.feed.name} changed {_COMMIT_ATTEMPTS} times while it was written")
+
+
+def fragment_path(feed: Feed, day: date, batch: str) -> str:
+    """Where the lake keeps a batch's rows of one day."""
+    return f"fragments/{feed.name}/date={day.isoformat()}/{batch}.parquet"
+
+
+def rejects_path(feed: Feed, batch: str) -> str:
+    """Where the lake keeps a batch's rejected lines."""
+    return f"rejected/{feed.name}/{batch}.parquet"
+
+
+def _path(feed: Feed, version: int) -> str:
+    return f"catalog/{feed.name}/{version:012d}.parquet"
+
+
+def _versions(lake: "Store", feed: Feed) -> list[int]:
+    names = [item["path"].rsplit("/", 1)[-1] for page in lake.list(f"catalog/{feed.name}") for item in page]
+    return [int(name.removesuffix(".parquet")) for name in names if name.removesuffix(".parquet").isdigit()]
+
+
+def _schema() -> "pa.Schema":
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("key", pa.string()),
+            ("etag", pa.string()),
+            ("last_modified", pa.timestamp("us", tz="UTC")),
+            ("size", pa.int64()),
+            ("batch", pa.string()),
+            ("start_date", pa.date32()),
+            ("error", pa.string()),
+            ("lines", pa.int64()),
+            ("blank", pa.int64()),
+            ("header", pa.int64()),
+            ("rejected", pa.list_(pa.struct([("reason", pa.string()), ("lines", pa.int64())]))),
+            ("days", pa.list_(pa.struct([("day", pa.date32()), ("rows", pa.int64())]))),
+        ]
+    )
+
+
+def _merge(old: "pa.Table", new: "pa.Table") -> "pa.Table":
+    import duckdb
+
+    with duckdb.connect() as connection:
+        merged = connection.execute(
+            """
+            from (select * from old anti join new using (key) union all by name select * from new) order by key
+            """
+        ).to_arrow_table()
+    return merged.cast(_schema())
+
+
+def _to_row(entry: Entry) -> dict[str, Any]:
+    row: dict[str, Any] = {name: getattr(entry, name) for name in _schema().names}
+    row["rejected"] = [{"reason": reason, "lines": lines} for reason, lines in sorted(entry.rejected.items())]
+    row["days"] = [{"day": day, "rows": rows} for day, rows in sorted(entry.days.items())]
+    return row
+
+
+def _to_entry(row: dict[str, Any]) -> Entry:
+    return Entry(
+        **row
+        | {
+            "rejected": {item["reason"]: item["lines"] for item in row["rejected"]},
+            "days": {item["day"]: item["rows"] for item in row["days"]},
+        }
+    )

@@ -1,0 +1,65 @@
+"""The two feeds: where they lie, what their lines look like, and how a line becomes a row."""
+
+from dataclasses import dataclass
+from importlib.resources import files
+
+from user_pipeline.transforms.email import EMAIL_PATTERN
+
+REASONS = (
+    "malformed",
+    "invalid_timestamp",
+    "out_of_range",
+    "missing_user_id",
+    "invalid_user_id",
+    "missing_url",
+    "invalid_email",
+    "missing_environment",
+)
+"""Why a line is no usable row; a line with several faults is rejected for the first of these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """One kind of log.
+
+    Attributes:
+        name: the feed's name in the lake and in ``rejected_lines``.
+        folder: its folder in the source.
+        event_time: the column that decides a row's day.
+        columns: its own columns, in the order of its files.
+        quoted_newlines: whether a quoted field may go on over several lines (CSV).
+    """
+
+    name: str
+    folder: str
+    event_time: str
+    columns: tuple[str, ...]
+    quoted_newlines: bool
+
+    def parse_sql(self) -> str:
+        """The DuckDB query that turns the relation ``lines`` into rows and rejects.
+
+        ``lines`` has ``object`` int, ``line`` bigint, ``text`` varchar and ``broken`` boolean (not UTF-8,
+        or too long). The result has those of ``object``, ``line`` and ``text`` (``text`` only where it
+        is still needed), the feed's own columns, ``reason`` (null for a row, one of :data:`REASONS`,
+        ``blank`` or ``header``) and ``doubtful`` (DuckDB took it for JSON, a strict reader may not).
+        """
+        sql = files(__package__).joinpath(f"{self.name}.sql").read_text(encoding="utf-8")
+        return sql.replace("{{email_pattern}}", EMAIL_PATTERN.replace("'", "''"))
+
+
+USER_UPDATES = Feed(
+    name="user_updates",
+    folder="UserUpdates",
+    event_time="updated_at",
+    columns=("updated_at", "user_id", "email", "name", "environment"),
+    quoted_newlines=True,
+)
+PAGE_VIEWS = Feed(
+    name="page_views",
+    folder="PageViews",
+    event_time="ts",
+    columns=("ts", "url", "environment", "user_id"),
+    quoted_newlines=False,
+)
+FEEDS = (USER_UPDATES, PAGE_VIEWS)

@@ -1,0 +1,246 @@
+"""Cut the bytes of an object into numbered lines, without ever holding the whole object.
+
+A line ends at a newline; in a feed with quoted newlines a quoted field may go on over several
+lines, which then count as one line, numbered where it begins (RFC 4180, section 2).
+"""
+
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+BLOCK_BYTES = 8 * 2**20
+MAX_LINE_BYTES = 64 * 2**20
+"""A longer line is rejected, and of its text this much is kept: a file without newlines must not fill memory."""
+MAX_QUOTED_BYTES = 2**20
+"""A quoted field is followed over line ends for this long; past it, its first line is taken as broken."""
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_BOM = b"\xef\xbb\xbf"
+_CSV_FIELD = rb'(?:"[^"]*(?:""[^"]*)*"|[^",\r\n]*)'
+_CSV_RECORD = re.compile(_CSV_FIELD + rb"(?:," + _CSV_FIELD + rb"){4}\r?\n?")
+
+
+class BrokenObjectError(Exception):
+    """The bytes of an object cannot be read to their end: a truncated or damaged ``.gz``."""
+
+
+@dataclass(slots=True)
+class LineCounter:
+    """What the cutter saw of an object, counted apart from what the parser makes of it."""
+
+    lines: int = 0
+    bytes: int = field(default=0)
+
+
+def open_text(chunks: Iterable[bytes | memoryview], name: str) -> io.BufferedIOBase:
+    """The decompressed bytes of an object, as a stream.
+
+    Compression is told by the first bytes, not by the name: stores and browsers decompress in passing
+    and leave the name as it was.
+    """
+    raw = io.BufferedReader(_Chunks(iter(chunks)), buffer_size=BLOCK_BYTES)
+    head = raw.peek(2)[:2]
+    # One byte of a .gz that was cut right there is still a truncated .gz.
+    if head == _GZIP_MAGIC or (name.endswith(".gz") and head == _GZIP_MAGIC[:1]):
+        return gzip.GzipFile(fileobj=raw)
+    return raw
+
+
+def cut(
+    stream: io.BufferedIOBase, *, quoted_newlines: bool, counter: LineCounter
+) -> Iterator["pa.RecordBatch"]:
+    """Yield the lines of a stream in batches.
+
+    Args:
+        stream: the decompressed bytes.
+        quoted_newlines: whether a quoted field may hold line ends.
+        counter: counts the lines as they pass.
+
+    Yields:
+        record batches of ``line`` int64 (the number of the physical line it begins at, from 1),
+        ``text`` string (with its line end; bytes that are not UTF-8 as ``\\xNN``) and ``broken``
+        bool (not UTF-8, or longer than :data:`MAX_LINE_BYTES`).
+
+    Raises:
+        BrokenObjectError: the stream is damaged; what was yielded before is not to be used.
+    """
+    number = 1
+    carry = b""
+    first = True
+    while True:
+        try:
+            block = _read_block(stream)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise BrokenObjectError(f"{error}".rstrip(".")) from error
+        if first:
+            block, first = block.removeprefix(_BOM), False
+        counter.bytes += len(block)
+        at_end = not block
+        data = carry + block
+        if at_end and not data:
+            return
+        lines = _Lines(data, number, at_end=at_end, quoted_newlines=quoted_newlines)
+        carry = data[lines.used :]
+        number = lines.next_number
+        if lines.count:
+            counter.lines += lines.count
+            yield lines.to_batch()
+        if not at_end and len(carry) > MAX_LINE_BYTES:
+            counter.lines += 1
+            yield _overlong_batch(carry, number)
+            carry = _skip_line(stream)
+            number += 1
+        if at_end:
+            return
+
+
+class _Chunks(io.RawIOBase):
+    """The chunks of an object store's response, readable as a file."""
+
+    def __init__(self, chunks: Iterator[bytes | memoryview]) -> None:
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any) -> int:  # noqa: ANN401 - a writable buffer has no narrower type in 3.11
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._rest = memoryview(chunk).cast("B")
+        size = min(len(target), len(self._rest))
+        target[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
+        return size
+
+
+def _read_block(stream: io.BufferedIOBase) -> bytes:
+    """Up to a block: ``read`` of a gzip stream gives less than it is asked for."""
+    parts = []
+    missing = BLOCK_BYTES
+    while missing and (part := stream.read(missing)):
+        parts.append(part)
+        missing -= len(part)
+    return b"".join(parts)
+
+
+class _Lines:
+    """The whole lines at the beginning of a piece of data.
+
+    Attributes:
+        count: how many there are.
+        used: how many bytes they take; the rest belongs to a line that is not complete yet.
+        next_number: the physical line number that follows them.
+    """
+
+    def __init__(self, data: bytes, first_number: int, *, at_end: bool, quoted_newlines: bool) -> None:
+        import numpy as np
+
+        self._data = data
+        octets = np.frombuffer(data, dtype=np.uint8)
+        ends = np.flatnonzero(octets == ord("\n")) + 1
+        if at_end and (not len(ends) or ends[-1] < len(data)):
+            ends = np.append(ends, len(data))
+        starts = np.concatenate([np.zeros(1, dtype=np.int64), ends[:-1]]) if len(ends) else ends
+        numbers = first_number + np.arange(len(ends), dtype=np.int64)
+        self.next_number = first_number + len(ends)
+        if quoted_newlines and len(ends):
+            keep, complete = self._join_quoted(octets, starts, ends, at_end=at_end)
+            if complete < len(ends):
+                self.next_number = first_number + complete
+                starts, ends, numbers, keep = starts[:complete], ends[:complete], numbers[:complete], keep[:complete]
+            starts, numbers = starts[keep], numbers[keep]
+        self.count = len(starts)
+        self.used = int(ends[-1]) if len(ends) else 0
+        self._offsets = np.append(starts, self.used).astype(np.int64)
+        self._numbers = numbers
+
+    def _join_quoted(
+        self, octets: "np.ndarray[Any, Any]", starts: "np.ndarray[Any, Any]", ends: "np.ndarray[Any, Any]", *, at_end: bool
+    ) -> "tuple[np.ndarray[Any, Any], int]":
+        """Which lines begin a record, and how many lines are complete.
+
+        A field that is still open at the end of its line has left an odd number of quotes behind, and the
+        line that closes it has an odd number too; all between have even numbers. The two are joined only
+        if the result is a well-formed record, so a stray quote costs its own line and no other.
+        """
+        import numpy as np
+
+        keep = np.ones(len(starts), dtype=bool)
+        quotes = np.flatnonzero(octets == ord('"'))
+        if not len(quotes):
+            return keep, len(starts)
+        per_line = np.diff(np.searchsorted(quotes, np.append(starts, ends[-1])))
+        odd = np.flatnonzero(per_line % 2)
+        at = 0
+        while at < len(odd):
+            opening = int(odd[at])
+            begin = int(starts[opening])
+            if at + 1 == len(odd):
+                # The closing line may be in the next block.
+                if not at_end and len(self._data) - begin <= MAX_QUOTED_BYTES:
+                    return keep, opening
+                break
+            closing = int(odd[at + 1])
+            end = int(ends[closing])
+            if end - begin <= MAX_QUOTED_BYTES and _CSV_RECORD.fullmatch(self._data, begin, end):
+                keep[opening + 1 : closing + 1] = False
+                at += 1
+            at += 1
+        return keep, len(starts)
+
+    def to_batch(self) -> "pa.RecordBatch":
+        import numpy as np
+        import pyarrow as pa
+
+        text = pa.LargeStringArray.from_buffers(self.count, pa.py_buffer(self._offsets), pa.py_buffer(self._data))
+        try:
+            text.validate(full=True)
+            broken = pa.array(np.zeros(self.count, dtype=bool))
+        except pa.ArrowInvalid:
+            octets = pa.LargeBinaryArray.from_buffers(
+                pa.large_binary(), self.count, [None, pa.py_buffer(self._offsets), pa.py_buffer(self._data)]
+            )
+            decoded = [_decode(line) for line in octets.to_pylist()]
+            text = pa.array([line for line, _ in decoded], pa.large_string())
+            broken = pa.array([is_broken for _, is_broken in decoded], pa.bool_())
+        return _batch(pa.array(self._numbers), text, broken)
+
+
+def _decode(line: bytes) -> tuple[str, bool]:
+    try:
+        return line.decode(), False
+    except UnicodeDecodeError:
+        return line.decode(errors="backslashreplace"), True
+
+
+def _overlong_batch(start: bytes, number: int) -> "pa.RecordBatch":
+    import pyarrow as pa
+
+    kept = start[:MAX_LINE_BYTES].decode(errors="backslashreplace")
+    return _batch(pa.array([number]), pa.array([kept], pa.large_string()), pa.array([True]))
+
+
+def _batch(numbers: "pa.Array", text: "pa.Array", broken: "pa.Array") -> "pa.RecordBatch":
+    import pyarrow as pa
+
+    return pa.record_batch([numbers, text, broken], names=["line", "text", "broken"])
+
+
+def _skip_line(stream: io.BufferedIOBase) -> bytes:
+    """Read past the end of the current line; what follows it is returned."""
+    while block := _read_block(stream):
+        end = block.find(b"\n")
+        if end >= 0:
+            return block[end + 1 :]
+    return b""

@@ -1,0 +1,364 @@
+"""Read what is new in the source: every object once, in passes of bounded size."""
+
+import logging
+import os
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from user_pipeline.errors import PermanentError
+from user_pipeline.ingest.catalog import Catalog, Entry, fragment_path, rejects_path
+from user_pipeline.ingest.feeds import Feed
+from user_pipeline.ingest.lines import BrokenObjectError, LineCounter, cut, open_text
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+    from user_pipeline.resources.engine import Engine
+    from user_pipeline.resources.object_store import Store
+
+_log = logging.getLogger(__name__)
+
+_PASS_BYTES = 256 * 2**20
+_PASS_OBJECTS = 500
+"""A pass ends with a commit: a crash loses at most one, and a thousand small objects are a few."""
+
+PublishRejects = Callable[[Feed, Sequence[str], "pa.RecordBatchReader"], None]
+"""Replaces the published rejects of some objects: feed, their keys, and all their rejected lines
+(``source_object``, ``source_line``, ``reason``, ``line``)."""
+
+
+class BrokenObjects(PermanentError):
+    """Objects that could not be read to their end; all others are in."""
+
+    def __init__(self, feed: Feed, broken: Sequence[Entry]) -> None:
+        named = "; ".join(f"{entry.key}: {entry.error}" for entry in broken)
+        super().__init__(
+            f"{len(broken)} object(s) of {feed.folder} cannot be read ({named}). All others are in. Put a whole "
+            "copy in their place, or leave them: they are read again when they change, and the next run goes on without."
+        )
+        self.broken = tuple(broken)
+
+
+@dataclass(slots=True)
+class Ingested:
+    """What one look at a feed's folder brought.
+
+    Attributes:
+        catalog: the catalog with everything read so far.
+        entries: the objects read now, broken ones included.
+        listed: how many objects are in the folder.
+    """
+
+    catalog: Catalog
+    listed: int = 0
+    entries: list[Entry] = field(default_factory=list)
+
+    @property
+    def broken(self) -> list[Entry]:
+        """The objects that were found broken now."""
+        return [entry for entry in self.entries if entry.error]
+
+
+def read_new_objects(
+    feed: Feed,
+    source: "Store",
+    lake: "Store",
+    engine: "Engine",
+    *,
+    start_date: date,
+    now: datetime,
+    publish_rejects: PublishRejects,
+) -> Ingested:
+    """Bring every object that is new or changed into the lake.
+
+    For each pass, in this order: fragments, rejects, published rejects, catalog entries. Only the last makes
+    the others count, so a crash at any point leaves the lake as it was before the pass.
+
+    Args:
+        feed: which feed.
+        source: where its folder is.
+        lake: where fragments, rejects and catalog go.
+        engine: parses.
+        start_date: events before this day are out of range.
+        now: events after the day that follows this moment (UTC) are out of range.
+        publish_rejects: makes rejected lines queryable.
+
+    Raises:
+        obstore.exceptions.BaseError: an object could not be fetched; all others are in, trying again may help.
+    """
+    listing = list_objects(source, feed)
+    result = Ingested(Catalog.load(lake, feed), listed=listing.num_rows)
+    failures: list[Exception] = []
+    for objects in _passes(result.catalog.unknown(listing, start_date)):
+        reading = _Pass(feed, source, engine, start_date, now)
+        with engine.connect() as connection:
+            entries = reading.run(connection, objects, lake, publish_rejects)
+        failures += reading.failures
+        if entries:
+            result.catalog = result.catalog.commit(lake, entries)
+            result.entries += entries
+            _log.info(
+                "%s: read %d object(s), %d rows, %d rejected lines",
+                feed.name,
+                len(entries),
+                sum(entry.rows for entry in entries),
+                sum(entry.rejects for entry in entries),
+            )
+    if failures:
+        raise failures[0]
+    return result
+
+
+def list_objects(source: "Store", feed: Feed) -> "pa.Table":
+    """The objects in a feed's folder: ``path``, ``last_modified``, ``size``, ``e_tag``.
+
+    Hidden names (any part that starts with ``.`` or ``_``) and folder markers are left out. A missing folder
+    is an empty one.
+    """
+    import duckdb
+    import pyarrow as pa
+
+    columns = ["path", "last_modified", "size", "e_tag"]
+    pages = [
+        pa.record_batch(page).select(columns)
+        for page in source.list(feed.folder, chunk_size=10_000, return_arrow=True)
+    ]
+    if not pages:
+        return pa.table({name: pa.array([], pa.string()) for name in columns})
+    listed = pa.Table.from_batches(pages)  # noqa: F841 - DuckDB finds it by name
+    with duckdb.connect() as connection:
+        return connection.execute(
+            r"""select path, last_modified, size, e_tag from listed
+            where not regexp_matches(path, '(^|/)[._][^/]*(/|$)') and not ends_with(path, '/')"""
+        ).to_arrow_table()
+
+
+def _passes(objects: "pa.Table") -> Iterator[list[dict[str, Any]]]:
+    passing: list[dict[str, Any]] = []
+    size = 0
+    for batch in objects.to_batches(max_chunksize=1000):
+        for item in batch.to_pylist():
+            if passing and (size + item["size"] > _PASS_BYTES or len(passing) == _PASS_OBJECTS):
+                yield passing
+                passing, size = [], 0
+            passing.append(item)
+            size += item["size"]
+    if passing:
+        yield passing
+
+
+class _Pass:
+    """One pass of the reader over a few objects."""
+
+    def __init__(self, feed: Feed, source: "Store", engine: "Engine", start_date: date, now: datetime) -> None:
+        self._feed = feed
+        self._source = source
+        self._engine = engine
+        self._start_date = start_date
+        self._end_of_range = now.astimezone(UTC).date() + timedelta(days=2)
+        self._batch = f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex}"
+        self._counters: dict[int, LineCounter] = defaultdict(LineCounter)
+        self._etags: dict[int, str] = {}
+        self._errors: dict[int, str] = {}
+        self._skipped: set[int] = set()
+        self.failures: list[Exception] = []
+
+    def run(
+        self,
+        connection: "duckdb.DuckDBPyConnection",
+        objects: list[dict[str, Any]],
+        lake: "Store",
+        publish_rejects: PublishRejects,
+    ) -> list[Entry]:
+        """Parse the objects, write what they hold, and return the entries to commit."""
+        self._parse(connection, objects)
+        connection.execute("delete from parsed where object in $out", {"out": [*self._errors, *self._skipped]})
+        self._reject_doubtful(connection)
+        paths = [item["path"] for item in objects]
+        connection.execute(
+            "create temp table objects as select unnest($n::int[]) as object, unnest($paths::varchar[]) as source_object",
+            {"n": list(range(len(paths))), "paths": paths},
+        )
+        days = self._write_fragments(connection, lake)
+        rejected, blank, header = self._write_rejects(connection, lake, publish_rejects, objects)
+        return [
+            Entry(
+                key=item["path"],
+                etag=self._etags.get(number, item["e_tag"]),
+                last_modified=item["last_modified"],
+                size=item["size"],
+                batch=self._batch,
+                start_date=self._start_date,
+                error=self._errors.get(number),
+                lines=0 if number in self._errors else self._counters[number].lines,
+                blank=blank[number],
+                header=header[number],
+                rejected=rejected[number],
+                days=days[item["path"]],
+            )
+            for number, item in enumerate(objects)
+            if number not in self._skipped
+        ]
+
+    def _parse(self, connection: "duckdb.DuckDBPyConnection", objects: list[dict[str, Any]]) -> None:
+        import pyarrow as pa
+
+        schema = pa.schema(
+            [("object", pa.int32()), ("line", pa.int64()), ("text", pa.large_string()), ("broken", pa.bool_())]
+        )
+        lines = pa.RecordBatchReader.from_batches(schema, self._lines(objects, schema))  # noqa: F841 - by name
+        connection.execute(
+            "create temp table parsed as " + self._feed.parse_sql(),
+            {
+                "first_day": datetime.combine(self._start_date, time()),
+                "end_of_range": datetime.combine(self._end_of_range, time()),
+            },
+        )
+
+    def _lines(self, objects: list[dict[str, Any]], schema: "pa.Schema") -> Iterator["pa.RecordBatch"]:
+        """The lines of all objects; what goes wrong with one is noted and the next one is read."""
+        import pyarrow as pa
+        from obstore.exceptions import BaseError
+        from obstore.store import LocalStore
+
+        for number, item in enumerate(objects):
+            try:
+                response = self._source.get(item["path"])
+                self._etags[number] = response.meta["e_tag"] or item["e_tag"]
+                stream = open_text(response.stream(), item["path"])
+                for batch in cut(
+                    stream, quoted_newlines=self._feed.quoted_newlines, counter=self._counters[number]
+                ):
+                    owner = pa.array([number], pa.int32()).take(pa.nulls(batch.num_rows, pa.int32()).fill_null(0))
+                    yield pa.RecordBatch.from_arrays(
+                        [owner, batch["line"], batch["text"].cast(pa.large_string()), batch["broken"]], schema=schema
+                    )
+                # A bucket serves one content to the end; a file can be rewritten while it is read.
+                if isinstance(self._source, LocalStore):
+                    self._check_unchanged(number, item["path"])
+            except BrokenObjectError as error:
+                self._errors[number] = str(error)
+            except FileNotFoundError:
+                _log.warning("%s was deleted before it could be read", item["path"])
+                self._skipped.add(number)
+            except (BaseError, OSError) as error:
+                _log.warning("%s could not be fetched: %s", item["path"], error)
+                self._skipped.add(number)
+                self.failures.append(error)
+
+    def _check_unchanged(self, number: int, path: str) -> None:
+        if self._source.head(path)["e_tag"] != self._etags[number]:
+            _log.warning("%s changed while it was read; the next look reads it again", path)
+            self._skipped.add(number)
+
+    @staticmethod
+    def _reject_doubtful(connection: "duckdb.DuckDBPyConnection") -> None:
+        """Have Python's strict reader decide on the few lines that only a lenient one may take for JSON."""
+        import json
+
+        def refuse(constant: str) -> None:
+            raise ValueError(constant)
+
+        malformed = []
+        query = "select object, line, text from parsed where doubtful and reason is distinct from 'malformed'"
+        for object_number, line, text in connection.execute(query).fetchall():
+            try:
+                json.loads(text, parse_constant=refuse)
+            except (ValueError, RecursionError):
+                malformed.append((object_number, line))
+        if malformed:
+            connection.executemany("update parsed set reason = 'malformed' where object = ? and line = ?", malformed)
+
+    def _write_fragments(
+        self, connection: "duckdb.DuckDBPyConnection", lake: "Store"
+    ) -> dict[str, dict[date, int]]:
+        """Write the rows, a file a day; the rows of each object and day are counted in what was written."""
+        target = self._engine.new_scratch("fragments")
+        columns = ", ".join(self._feed.columns)
+        connection.execute(
+            f"""copy (
+              select {columns}, source_object, line as source_line,
+                strftime({self._feed.event_time}, '%Y-%m-%d') as date
+              from parsed join objects using (object) where reason is null
+            ) to '{_sql_text(target)}' (format parquet, partition_by (date), compression zstd)"""
+        )
+        counts: dict[str, dict[date, int]] = defaultdict(lambda: defaultdict(int))
+        files = sorted(target.glob("date=*/*.parquet"))
+        for folder, parts in groupby(files, key=lambda path: path.parent):
+            day = date.fromisoformat(folder.name.removeprefix("date="))
+            whole = _single_file(connection, list(parts))
+            with whole.open("rb") as content:
+                lake.put(fragment_path(self._feed, day, self._batch), content)
+            for source_object, rows in connection.execute(
+                "select source_object, count(*) from read_parquet($file, hive_partitioning = false) group by all",
+                {"file": str(whole)},
+            ).fetchall():
+                counts[source_object][day] += rows
+            whole.unlink()
+        return counts
+
+    def _write_rejects(
+        self,
+        connection: "duckdb.DuckDBPyConnection",
+        lake: "Store",
+        publish_rejects: PublishRejects,
+        objects: list[dict[str, Any]],
+    ) -> tuple[dict[int, dict[str, int]], Counter[int], Counter[int]]:
+        """Write the rejected lines; count them by object and reason, and blank and header lines apart."""
+        rejected: dict[int, dict[str, int]] = defaultdict(dict)
+        blank: Counter[int] = Counter()
+        header: Counter[int] = Counter()
+        for number, reason, lines in connection.execute(
+            "select object, reason, count(*) from parsed where reason is not null group by all"
+        ).fetchall():
+            if reason == "blank":
+                blank[number] = lines
+            elif reason == "header":
+                header[number] = lines
+            else:
+                rejected[number][reason] = lines
+        # Postgres text cannot hold NUL, and a line is shown without its line end.
+        connection.execute(
+            """create temp view rejects as
+            select source_object, line as source_line, reason,
+              replace(regexp_replace(text, '\\r?\\n$', ''), chr(0), '\\x00') as line
+            from parsed join objects using (object) where reason is not null and reason not in ('blank', 'header')"""
+        )
+        if rejected:
+            file = self._engine.new_scratch("rejects") / "rejects.parquet"
+            connection.execute(
+                f"copy (from rejects order by all) to '{_sql_text(file)}' (format parquet, compression zstd)"
+            )
+            with file.open("rb") as content:
+                lake.put(rejects_path(self._feed, self._batch), content)
+            file.unlink()
+        read = [item["path"] for number, item in enumerate(objects) if number not in self._skipped]
+        if read:
+            publish_rejects(self._feed, read, connection.execute("from rejects").to_arrow_reader(10_000))
+        return rejected, blank, header
+
+
+def _single_file(connection: "duckdb.DuckDBPyConnection", parts: list[Path]) -> Path:
+    """One file of a day: each thread of the engine may have written its own."""
+    if len(parts) == 1:
+        return parts[0]
+    whole = parts[0].with_name("whole.parquet")
+    names = ", ".join(f"'{_sql_text(part)}'" for part in parts)
+    connection.execute(
+        f"copy (from read_parquet([{names}], hive_partitioning = false)) to '{_sql_text(whole)}' "
+        "(format parquet, compression zstd)"
+    )
+    for part in parts:
+        os.unlink(part)
+    return whole
+
+
+def _sql_text(path: Path) -> str:
+    return str(path).replace("'", "''")

@@ -1,0 +1,72 @@
+"""The engine that runs transforms: DuckDB inside the process, within a memory limit, spilling to disk."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from user_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+class Engine:
+    """DuckDB connections that share one memory limit, and a scratch directory that goes with them.
+
+    Use it as a context manager: leaving it closes the connections and removes the scratch directory.
+    Relations and lazy frames made from a connection are valid until then.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._root: duckdb.DuckDBPyConnection | None = None
+        self._scratch: Path | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections and remove everything in the scratch directory."""
+        if self._root is not None:
+            self._root.close()
+            self._root = None
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch = None
+
+    @property
+    def scratch(self) -> Path:
+        """A directory of this engine alone, below ``USER_PIPELINE_SCRATCH_DIR``."""
+        if self._scratch is None:
+            self._settings.scratch_dir.mkdir(parents=True, exist_ok=True)
+            self._scratch = Path(tempfile.mkdtemp(prefix="user-pipeline-", dir=self._settings.scratch_dir))
+        return self._scratch
+
+    def new_scratch(self, name: str) -> Path:
+        """A new empty directory below :attr:`scratch`; whoever asks for it removes it when done."""
+        return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.scratch))
+
+    def connect(self) -> "duckdb.DuckDBPyConnection":
+        """A connection of its own on the shared in-memory database."""
+        import duckdb
+
+        if self._root is None:
+            self._root = duckdb.connect(
+                config={
+                    "memory_limit": self._settings.memory_limit,
+                    "temp_directory": str(self.scratch / "spill"),
+                    # Order is asked for where it matters; keeping it elsewhere costs memory.
+                    "preserve_insertion_order": False,
+                    # Extensions come from the network, which a deployment may not have.
+                    "autoinstall_known_extensions": False,
+                }
+            )
+            self._root.execute("set global TimeZone = 'UTC'")
+        return self._root.cursor()
