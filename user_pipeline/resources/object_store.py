@@ -63,6 +63,14 @@ class ObjectStorage:
         """
         return open_store(self._settings.lake)
 
+    def lake_url(self, path: str) -> str:
+        """How to name an object of the lake to a person."""
+        return f"{self._settings.lake.url}/{path}"
+
+    def lake_file(self, path: str) -> Path | None:
+        """The file an object of the lake is, or None where the lake is a bucket."""
+        return None if self._settings.lake.is_s3 else Path(self._settings.lake.url) / path
+
 
 def open_store(location: Location) -> "Store":
     """Open a location; a directory is made when it is missing, a bucket has to exist.

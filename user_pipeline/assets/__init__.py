@@ -1,0 +1,1 @@
+"""The assets, along the flow of the data: raw, cleaned, marts, exports."""

@@ -1,0 +1,35 @@
+"""What every asset of the log pipeline shares."""
+
+from typing import Any
+
+import dagster as dg
+
+from user_pipeline.partitions import DAILY
+
+OWNERS = ["team:data-platform"]
+
+RETRY = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+"""For what may pass by itself: a store or database that is restarting. Permanent errors end a step at once."""
+
+SHARED: dict[str, Any] = {
+    "partitions_def": DAILY,
+    # A run costs seconds of start-up whatever it does, so a range of days is one run.
+    "backfill_policy": dg.BackfillPolicy.single_run(),
+    "owners": OWNERS,
+    "retry_policy": RETRY,
+}
+
+
+def column_schema(*columns: tuple[str, str, str], unique: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The metadata entry that documents a table's columns.
+
+    Args:
+        columns: name, type and description of each.
+        unique: the columns that are the table's key.
+    """
+    return {
+        "dagster/column_schema": dg.TableSchema(
+            columns=[dg.TableColumn(name, kind, description) for name, kind, description in columns],
+            constraints=dg.TableConstraints(other=[f"unique ({', '.join(unique)})"] if unique else []),
+        )
+    }

@@ -1,0 +1,51 @@
+"""Marts: the tables people query, kept exact by replacing each day's contribution."""
+
+import dagster as dg
+import narwhals as nw
+
+from user_pipeline.assets.common import SHARED, column_schema
+from user_pipeline.transforms.marts import daily_page_views, latest_updates
+
+
+@dg.asset(
+    **SHARED,
+    group_name="marts",
+    kinds={"postgres", "table"},
+    io_manager_key="analytics_io_manager",
+    metadata={
+        "maintained": True,
+        **column_schema(
+            ("user_id", "bigint", "The user."),
+            ("email", "text", "E-mail address of the latest update."),
+            ("name", "text", "Name of the latest update."),
+            ("updated_at", "timestamp", "When that was, UTC."),
+            unique=("user_id",),
+        ),
+    },
+)
+def users(user_updates: nw.LazyFrame) -> nw.LazyFrame:
+    """The latest update of each user, over all days."""
+    return latest_updates(user_updates)
+
+
+@dg.asset(
+    **SHARED,
+    group_name="marts",
+    kinds={"postgres", "table"},
+    io_manager_key="analytics_io_manager",
+    deps=[users],
+    metadata={
+        "maintained": True,
+        **column_schema(
+            ("user_id", "bigint", "Who viewed the page."),
+            ("email", "text", "The user's latest e-mail address; null if no valid production update is known."),
+            ("url", "text", "The page."),
+            ("count", "bigint", "How many distinct views, over all days."),
+            ("last_viewed", "timestamp", "The latest of them, UTC."),
+            unique=("user_id", "url"),
+        ),
+    },
+)
+def user_page_views(page_views: nw.LazyFrame) -> nw.LazyFrame:
+    """Who looked at which page, how often and when last, with the user's latest e-mail, over all days."""
+    return daily_page_views(page_views)

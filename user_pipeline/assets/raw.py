@@ -1,0 +1,110 @@
+"""Raw: what was delivered for a day, in whichever objects and however late."""
+
+from collections import Counter
+from datetime import UTC, date, datetime
+
+import dagster as dg
+import narwhals as nw
+
+from user_pipeline import settings
+from user_pipeline.assets.common import SHARED, column_schema
+from user_pipeline.errors import never_retried
+from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
+from user_pipeline.ingest.fragments import gather
+from user_pipeline.ingest.reader import BrokenObjects, Ingested, read_new_objects
+from user_pipeline.ingest.rejects import publish_rejects
+from user_pipeline.resources.engine import Engine
+from user_pipeline.resources.object_store import ObjectStorage
+from user_pipeline.resources.postgres import Databases
+
+_WHERE_FROM = (
+    ("source_object", "string", "Key of the object the row was delivered in."),
+    ("source_line", "bigint", "Number of its line in that object, from 1."),
+)
+
+
+@dg.asset(
+    **SHARED,
+    group_name="raw",
+    kinds={"s3", "csv", "parquet"},
+    io_manager_key="lake_io_manager",
+    metadata=column_schema(
+        ("updated_at", "timestamp", "When the user was updated, UTC; its date is the partition."),
+        ("user_id", "bigint", "The user."),
+        ("email", "string", "E-mail address after the update."),
+        ("name", "string", "Name after the update."),
+        ("environment", "string", "Where the application ran: production, staging, …"),
+        *_WHERE_FROM,
+    ),
+)
+def raw_user_updates(
+    context: dg.AssetExecutionContext,
+    storage: dg.ResourceParam[ObjectStorage],
+    engine: dg.ResourceParam[Engine],
+    databases: dg.ResourceParam[Databases],
+) -> dict[str, nw.LazyFrame]:
+    """Every well-formed user update of the day as delivered, duplicates and all environments included."""
+    return _raw(context, USER_UPDATES, storage, engine, databases)
+
+
+@dg.asset(
+    **SHARED,
+    group_name="raw",
+    kinds={"s3", "json", "parquet"},
+    io_manager_key="lake_io_manager",
+    metadata=column_schema(
+        ("ts", "timestamp", "When the page was viewed, UTC; its date is the partition."),
+        ("url", "string", "The page."),
+        ("environment", "string", "Where the application ran: production, staging, …"),
+        ("user_id", "bigint", "Who viewed it."),
+        *_WHERE_FROM,
+    ),
+)
+def raw_page_views(
+    context: dg.AssetExecutionContext,
+    storage: dg.ResourceParam[ObjectStorage],
+    engine: dg.ResourceParam[Engine],
+    databases: dg.ResourceParam[Databases],
+) -> dict[str, nw.LazyFrame]:
+    """Every well-formed page view of the day as delivered, duplicates and all environments included."""
+    return _raw(context, PAGE_VIEWS, storage, engine, databases)
+
+
+def _raw(
+    context: dg.AssetExecutionContext, feed: Feed, storage: ObjectStorage, engine: Engine, databases: Databases
+) -> dict[str, nw.LazyFrame]:
+    """Read what is new in the source, then gather the run's days from everything read so far."""
+    with never_retried():
+        ingested = read_new_objects(
+            feed,
+            storage.source,
+            storage.lake,
+            engine,
+            start_date=settings.current().start_date,
+            now=datetime.now(UTC),
+            publish_rejects=publish_rejects(databases.staging),
+        )
+        context.add_asset_metadata(_counts(ingested))
+        if ingested.broken:
+            raise BrokenObjects(feed, ingested.broken)
+        days = [date.fromisoformat(key) for key in context.partition_keys]
+        frames = gather(feed, ingested.catalog, storage, engine, days)
+    return {day.isoformat(): frames[day] for day in days}
+
+
+def _counts(ingested: Ingested) -> dict[str, int | dict[str, int]]:
+    """What this run read, as numbers to plot."""
+    entries = ingested.entries
+    reasons: Counter[str] = Counter()
+    for entry in entries:
+        reasons.update(entry.rejected)
+    return {
+        "objects_in_source": ingested.listed,
+        "objects_read": len(entries),
+        "lines_read": sum(entry.lines for entry in entries),
+        "rows_read": sum(entry.rows for entry in entries),
+        "blank_lines": sum(entry.blank for entry in entries),
+        "header_lines": sum(entry.header for entry in entries),
+        "rejected_lines": sum(entry.rejects for entry in entries),
+        **{f"rejected_{reason}": lines for reason, lines in sorted(reasons.items())},
+    }

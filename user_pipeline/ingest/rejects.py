@@ -1,0 +1,60 @@
+"""Make rejected lines queryable: the table ``rejected_lines`` of the staging database."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from user_pipeline.ingest.feeds import Feed
+from user_pipeline.ingest.reader import PublishRejects
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from user_pipeline.resources.postgres import Postgres
+
+
+def publish_rejects(staging: "Postgres") -> PublishRejects:
+    """A function that replaces the rejects of some objects in ``rejected_lines``, in one transaction.
+
+    The table has ``feed`` text, ``source_object`` text, ``source_line`` bigint, ``reason`` text and ``line`` text.
+    """
+
+    def publish(feed: Feed, objects: Sequence[str], rejects: "pa.RecordBatchReader") -> None:
+        import pyarrow as pa
+
+        keys = pa.table({"source_object": pa.array(objects, pa.string())})
+        with staging.transaction() as transaction:
+            transaction.execute(_CREATE)
+            transaction.load("read_objects", keys.to_reader())
+            transaction.load("incoming", rejects)
+            transaction.execute("lock table public.rejected_lines in share row exclusive mode")
+            transaction.execute(
+                "delete from public.rejected_lines r using read_objects o where r.feed = $1 and r.source_object = o.source_object",
+                (feed.name,),
+            )
+            transaction.execute(
+                "insert into public.rejected_lines (feed, source_object, source_line, reason, line) "
+                "select $1::text, source_object, source_line, reason, line from incoming order by 2, 3",
+                (feed.name,),
+            )
+
+    return publish
+
+
+_CREATE = """
+do $$
+begin
+  if to_regclass('public.rejected_lines') is null then
+    -- Two first runs at once must not both create it.
+    perform pg_advisory_xact_lock(hashtextextended('user_pipeline create table', 0));
+    create table if not exists public.rejected_lines (
+      feed text not null,
+      source_object text not null,
+      source_line bigint not null,
+      reason text not null,
+      line text not null
+    );
+    create index if not exists rejected_lines_object_idx on public.rejected_lines (feed, source_object);
+  end if;
+end
+$$
+"""

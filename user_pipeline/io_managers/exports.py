@@ -1,0 +1,62 @@
+"""Keep tables as CSV in the lake: ``exports/<table>/date=<partition>/<table>.csv``."""
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from user_pipeline.errors import never_retried
+from user_pipeline.io_managers.frames import to_reader
+
+if TYPE_CHECKING:
+    from user_pipeline.resources.engine import Engine
+    from user_pipeline.resources.object_store import ObjectStorage
+
+
+class CsvIOManager(dg.IOManager):
+    """RFC 4180 CSV in UTF-8 with a header; the table's name is ``table`` in the asset's metadata.
+
+    In a run of several partitions each of them gets the same file: the table as it stands after the run.
+    """
+
+    def __init__(self, storage: "ObjectStorage", engine: "Engine") -> None:
+        self._storage = storage
+        self._engine = engine
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        """Write the frame once and put it under each partition of the run."""
+        table = context.definition_metadata["table"]
+        file = self._engine.new_scratch(table) / f"{table}.csv"
+        reader = to_reader(obj)
+        connection = self._engine.connect()
+        # The order of the rows is the asset's; the engine keeps order only where it is told to.
+        connection.execute("set preserve_insertion_order = true")
+        connection.from_arrow(reader).write_csv(str(file), header=True)
+        rows = connection.read_csv(str(file), header=True, all_varchar=True).aggregate("count(*)").fetchall()[0][0]
+        first, *others = [export_path(table, partition) for partition in context.asset_partition_keys]
+        with never_retried():
+            lake = self._storage.lake
+            with file.open("rb") as content:
+                lake.put(first, content)
+            for path in others:
+                lake.copy(first, path)
+        for path, partition in zip([first, *others], context.asset_partition_keys, strict=True):
+            context.step_context.add_asset_metadata(
+                {
+                    "dagster/partition_row_count": rows,
+                    "dagster/uri": self._storage.lake_url(path),
+                    "size_bytes": file.stat().st_size,
+                },
+                asset_key=context.asset_key,
+                partition_key=partition,
+            )
+        file.unlink()
+        context.log.info("%s: wrote %d rows", first, rows)
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        """Exports are for people and other systems; nothing in the platform reads them back."""
+        raise NotImplementedError(f"{context.asset_key.to_user_string()} is an export; read the table instead")
+
+
+def export_path(table: str, partition: str) -> str:
+    """Where the lake keeps an export."""
+    return f"exports/{table}/date={partition}/{table}.csv"

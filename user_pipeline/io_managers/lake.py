@@ -1,0 +1,126 @@
+"""Keep an asset's partitions as Parquet in the lake: ``<asset>/date=<partition>/<asset>.parquet``."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import narwhals as nw
+
+from user_pipeline.errors import PermanentError, never_retried
+from user_pipeline.io_managers.frames import hand_over, to_reader
+
+if TYPE_CHECKING:
+    from user_pipeline.resources.engine import Engine
+    from user_pipeline.resources.object_store import ObjectStorage
+
+
+class MissingPartitionError(PermanentError):
+    """A partition that is to be read was never written."""
+
+    def __init__(self, asset: str, partition: str, where: str) -> None:
+        super().__init__(
+            f"{asset} has no partition {partition}: {where} does not exist. Materialize it first: "
+            f"dagster asset materialize -m user_pipeline.definitions --select {asset} --partition {partition}"
+        )
+
+
+class LakeIOManager(dg.IOManager):
+    """Each partition is one Parquet file, replaced as a whole or not at all.
+
+    Assets give a frame, or for several partitions in one run a mapping from partition key to frame; the frames
+    are written one after the other, so lazy ones are never held together. Consumers get all their
+    partitions as one lazy frame, or as whatever their annotation asks for.
+    """
+
+    def __init__(self, storage: "ObjectStorage", engine: "Engine") -> None:
+        self._storage = storage
+        self._engine = engine
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        """Write each partition of the run."""
+        asset = context.asset_key.path[-1]
+        frames = obj if isinstance(obj, Mapping) else dict.fromkeys(context.asset_partition_keys, obj)
+        if set(frames) != set(context.asset_partition_keys):
+            raise ValueError(f"{asset} gave the partitions {sorted(frames)}, not those of the run")
+        if not isinstance(obj, Mapping) and len(frames) > 1:
+            raise ValueError(f"{asset} must give a mapping from partition to frame for {len(frames)} partitions")
+        scratch = self._engine.new_scratch(asset)
+        with never_retried():
+            for partition, frame in frames.items():
+                file = scratch / f"{partition}.parquet"
+                rows = _write(frame, file)
+                path = partition_path(asset, partition)
+                with file.open("rb") as content:
+                    self._storage.lake.put(path, content)
+                context.step_context.add_asset_metadata(
+                    {
+                        "dagster/partition_row_count": rows,
+                        "dagster/uri": self._storage.lake_url(path),
+                        "size_bytes": file.stat().st_size,
+                    },
+                    asset_key=context.asset_key,
+                    partition_key=partition,
+                )
+                file.unlink()
+                context.log.info("%s: wrote %d rows", path, rows)
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        """All partitions the consumer depends on, as one frame of the annotated type."""
+        asset = context.asset_key.path[-1]
+        columns = (context.definition_metadata or {}).get("columns")
+        with never_retried():
+            files = fetch_partitions(self._storage, self._engine, asset, context.asset_partition_keys)
+        relation = self._engine.connect().read_parquet([str(file) for file in files], hive_partitioning=False)
+        if columns:
+            relation = relation.select(*columns)
+        return hand_over(relation, context.dagster_type.typing_type)
+
+
+def partition_path(asset: str, partition: str) -> str:
+    """Where the lake keeps a partition."""
+    return f"{asset}/date={partition}/{asset}.parquet"
+
+
+def fetch_partitions(storage: "ObjectStorage", engine: "Engine", asset: str, partitions: "list[str] | Any") -> list[Path]:
+    """Bring partitions onto the local disk; from a lake in a directory they are used where they are.
+
+    Raises:
+        MissingPartitionError: one is not there.
+    """
+    scratch: Path | None = None
+    files = []
+    for partition in partitions:
+        path = partition_path(asset, partition)
+        file = storage.lake_file(path)
+        if file is None:
+            scratch = scratch or engine.new_scratch(asset)
+            file = scratch / f"{partition}.parquet"
+            try:
+                response = storage.lake.get(path)
+            except FileNotFoundError:
+                raise MissingPartitionError(asset, partition, storage.lake_url(path)) from None
+            with file.open("wb") as target:
+                for chunk in response.stream():
+                    target.write(chunk)
+        elif not file.exists():
+            raise MissingPartitionError(asset, partition, str(file))
+        files.append(file)
+    return files
+
+
+def _write(frame: Any, file: Path) -> int:  # noqa: ANN401 - any narwhals-compatible frame
+    import pyarrow.parquet as pq
+
+    wrapped = nw.from_native(frame, pass_through=True)
+    if isinstance(wrapped, nw.LazyFrame) and wrapped.implementation.is_duckdb():
+        # The engine writes with all its threads.
+        wrapped.to_native().write_parquet(str(file), compression="zstd")
+        return int(pq.ParquetFile(file).metadata.num_rows)
+    reader = to_reader(frame)
+    rows = 0
+    with pq.ParquetWriter(file, reader.schema, compression="zstd") as writer:
+        for batch in reader:
+            writer.write_batch(batch)
+            rows += batch.num_rows
+    return rows

@@ -1,0 +1,134 @@
+"""Keep assets as tables in Postgres: day-sliced ones, and ones maintained from each day's contributions."""
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from user_pipeline.errors import PermanentError, never_retried
+from user_pipeline.io_managers.frames import hand_over, to_reader
+from user_pipeline.io_managers.slices import Slice, Table, merge, replace_slice
+from user_pipeline.resources.postgres import literal, quote
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from user_pipeline.resources.engine import Engine
+    from user_pipeline.resources.postgres import Postgres
+
+
+class MissingTableError(PermanentError):
+    """A table that is to be read was never written."""
+
+
+class PostgresIOManager(dg.IOManager):
+    """Tables in one Postgres database.
+
+    As with Dagster's own database IO managers the schema is the asset's metadata ``schema``, or its key prefix, or
+    the manager's; ``partition_expr`` in the asset's metadata names the column (or SQL expression) that tells a
+    row's partition, and ``columns`` in an input's metadata selects columns. The partitions of a run are one slice,
+    replaced in one transaction.
+
+    An asset with ``maintained: True`` in its metadata gives the contributions of its days instead, which the
+    statements in ``sql/<asset>/`` bring into the table; consumers get the whole table.
+
+    Args:
+        postgres: the database.
+        engine: hands frames to consumers.
+        schema: the schema of assets that name none.
+    """
+
+    def __init__(self, postgres: "Postgres", engine: "Engine", schema: str = "public") -> None:
+        self._postgres = postgres
+        self._engine = engine
+        self._schema = schema
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        """Put the frame's rows in the place of the run's partitions."""
+        metadata = context.definition_metadata
+        table = self._table(context, metadata)
+        with never_retried(), self._postgres.transaction() as transaction:
+            rows = to_reader(obj)
+            if metadata.get("maintained"):
+                count = merge(transaction, table.name, context.asset_partitions_time_window, rows)
+                [(total,)] = transaction.fetch(f"select count(*) from {table.sql}")
+                context.add_output_metadata({"dagster/row_count": total})
+                by_partition = _count_days(transaction, "day")
+            else:
+                part = _slice(context, metadata)
+                count = replace_slice(transaction, table, part, rows)
+                by_partition = _count_days(transaction, part.expression) if part and part.window else {}
+                if part is None:
+                    context.add_output_metadata({"dagster/row_count": count})
+        [(database,)] = [(self._postgres.database.name,)]
+        context.add_output_metadata({"dagster/table_name": f"{database}.{table}"})
+        if context.has_asset_partitions:
+            for partition in context.asset_partition_keys:
+                context.step_context.add_asset_metadata(
+                    {"dagster/partition_row_count": by_partition.get(partition, 0)},
+                    asset_key=context.asset_key,
+                    partition_key=partition,
+                )
+        context.log.info("%s: wrote %d rows", table, count)
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        """The consumer's partitions of the table (all of a maintained one), as the annotated type."""
+        if context.upstream_output is None:
+            raise ValueError("only the outputs of assets can be loaded from Postgres")
+        metadata = context.upstream_output.definition_metadata
+        table = self._table(context, metadata)
+        columns = (context.definition_metadata or {}).get("columns")
+        names = ", ".join(quote(column) for column in columns) if columns else "*"
+        sql = f"select {names} from {table.sql}"
+        with never_retried():
+            if not metadata.get("maintained") and (part := _slice(context, metadata)):
+                sql += f" where {part.condition(self._columns(table))}"
+            else:
+                self._columns(table)
+            relation = self._spool(sql, table)
+        return hand_over(relation, context.dagster_type.typing_type)
+
+    def _spool(self, sql: str, table: Table) -> "duckdb.DuckDBPyRelation":
+        """The rows of a query as a relation that can be read more than once and holds no connection open."""
+        file = self._engine.new_scratch(table.name) / f"{table.name}.parquet"
+        connection = self._engine.connect()
+        with self._postgres.query(sql) as reader:
+            connection.from_arrow(reader).write_parquet(str(file))
+        return connection.read_parquet(str(file))
+
+    def _columns(self, table: Table) -> list[str]:
+        with self._postgres.transaction() as transaction:
+            rows = transaction.fetch(
+                f"select attname::text from pg_attribute where attrelid = to_regclass({literal(table.sql)})"
+                " and attnum > 0 and not attisdropped"
+            )
+        if not rows:
+            raise MissingTableError(
+                f"the table {table} does not exist in the database of {self._postgres.database.variable}; "
+                f"materialize the asset {table.name} first"
+            )
+        return [name for (name,) in rows]
+
+    def _table(self, context: dg.OutputContext | dg.InputContext, metadata: Any) -> Table:
+        *prefix, name = context.asset_key.path
+        return Table(metadata.get("schema") or "_".join(prefix) or self._schema, name)
+
+
+def _slice(context: dg.OutputContext | dg.InputContext, metadata: Any) -> Slice | None:
+    if not context.has_asset_partitions:
+        return None
+    expression = metadata.get("partition_expr")
+    if not expression:
+        raise ValueError(
+            f"the partitioned asset {context.asset_key.to_user_string()} needs partition_expr in its metadata: "
+            "the column or SQL expression that tells the partition of a row"
+        )
+    if isinstance(context.asset_partitions_def, dg.TimeWindowPartitionsDefinition):
+        return Slice(expression, window=context.asset_partitions_time_window)
+    return Slice(expression, keys=tuple(context.asset_partition_keys))
+
+
+def _count_days(transaction: Any, column: str) -> dict[str, int]:
+    rows = transaction.fetch(
+        f"select to_char({quote(column)}, 'YYYY-MM-DD'), count(*) from incoming group by 1"
+    )
+    return dict(rows)

@@ -1,0 +1,150 @@
+"""Connections to a Postgres database, for whole transactions of Arrow batches and SQL."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from user_pipeline.errors import PermanentError
+from user_pipeline.settings import Database
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from adbc_driver_manager.dbapi import Connection, Cursor
+
+    from user_pipeline.settings import Settings
+
+
+class DatabaseError(PermanentError):
+    """A database refuses what the settings say: no such database, role or password."""
+
+
+class StatementError(PermanentError):
+    """A database cannot carry out a statement, and never will."""
+
+
+class DatabaseUnavailableError(Exception):
+    """A database does not answer, or broke off; it may do better later."""
+
+
+# https://www.postgresql.org/docs/current/errcodes-appendix.html: what no second try mends.
+_PERMANENT_CLASSES = ("0A", "22", "23", "42")
+_REFUSED = ("28000", "28P01", "3D000", "42501")
+_REFUSED_TEXTS = ("password authentication failed", "does not exist", "permission denied", "no pg_hba.conf entry")
+
+
+class Postgres:
+    """One database.
+
+    Attributes:
+        database: the setting behind it.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    @cached_property
+    def url(self) -> str:
+        """Its libpq URL; the embedded server is started if the setting leaves it to that."""
+        from user_pipeline.local.postgres import database_url
+
+        return database_url(self.database)
+
+    def connect(self) -> "Connection":
+        """A connection that begins a transaction with its first statement.
+
+        Raises:
+            DatabaseError: the database refuses the connection.
+            DatabaseUnavailableError: it does not answer.
+        """
+        import adbc_driver_postgresql.dbapi as adbc
+
+        try:
+            return adbc.connect(self.url)
+        except adbc.Error as error:
+            # libpq's message never holds the password.
+            message = f"{self.database.variable}: cannot connect to Postgres: {_first_line(error)}"
+            refused = error.sqlstate in _REFUSED or any(text in str(error) for text in _REFUSED_TEXTS)
+            raise (DatabaseError if refused else DatabaseUnavailableError)(message) from None
+
+    @contextmanager
+    def transaction(self) -> Iterator["Transaction"]:
+        """A transaction that commits when the block ends well and leaves no trace when it does not."""
+        import adbc_driver_postgresql.dbapi as adbc
+
+        try:
+            # Leaving a connection without a commit rolls back.
+            with self.connect() as connection, connection.cursor() as cursor:
+                yield Transaction(cursor)
+                connection.commit()
+        except adbc.Error as error:
+            raise self._explained(error) from None
+
+    @contextmanager
+    def query(self, sql: str) -> Iterator["pa.RecordBatchReader"]:
+        """The rows of a query, streamed; valid inside the block."""
+        import adbc_driver_postgresql.dbapi as adbc
+
+        try:
+            with self.connect() as connection, connection.cursor() as cursor:
+                cursor.execute(sql)
+                yield cursor.fetch_record_batch()
+        except adbc.Error as error:
+            raise self._explained(error) from None
+
+    def _explained(self, error: Any) -> Exception:  # noqa: ANN401 - the driver's error
+        """The driver's error, without the statement and without the values Postgres quotes in details."""
+        found = re.search(r"ERROR:\s*(.*)", str(error))
+        message = f"{self.database.variable}: Postgres says: {found[1] if found else _first_line(error)}"
+        permanent = (error.sqlstate or "")[:2] in _PERMANENT_CLASSES
+        return (StatementError if permanent else DatabaseUnavailableError)(message)
+
+
+class Transaction:
+    """What can be done inside one transaction."""
+
+    def __init__(self, cursor: "Cursor") -> None:
+        self._cursor = cursor
+
+    def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> int:
+        """Run one statement; returns how many rows it touched, or -1 where Postgres does not say."""
+        self._cursor.execute(sql, parameters or None)
+        return int(self._cursor.rowcount)
+
+    def fetch(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        """All rows of one statement."""
+        self._cursor.execute(sql, parameters or None)
+        return [tuple(row) for row in self._cursor.fetchall()]
+
+    def load(self, table: str, reader: "pa.RecordBatchReader") -> int:
+        """COPY batches into a new temporary table; returns the number of rows."""
+        return int(self._cursor.adbc_ingest(table, reader, mode="create", temporary=True))
+
+
+class Databases:
+    """The two databases of the platform.
+
+    Attributes:
+        staging: cleaned tables and rejected lines.
+        analytics: the tables people query.
+    """
+
+    def __init__(self, settings: "Settings") -> None:
+        self.staging = Postgres(settings.staging)
+        self.analytics = Postgres(settings.analytics)
+
+
+def quote(identifier: str) -> str:
+    """An identifier as SQL takes it, whatever it is made of."""
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A string as an SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

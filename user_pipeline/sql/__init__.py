@@ -1,0 +1,1 @@
+"""The statements that run inside Postgres, one a file, in the order of their names."""

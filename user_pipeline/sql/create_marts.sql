@@ -1,0 +1,47 @@
+-- The tables of the analytics database: what people query, and the contributions of each day it is kept from.
+do $$
+begin
+  if to_regclass('public.users_daily') is null or to_regclass('public.user_page_views_daily') is null then
+    -- Two first runs at once must not both create the tables.
+    perform pg_advisory_xact_lock(hashtextextended('user_pipeline create table', 0));
+    create table if not exists public.users (
+      user_id bigint primary key,
+      email text not null,
+      name text not null,
+      updated_at timestamp not null
+    );
+    create table if not exists public.users_daily (
+      day date not null,
+      user_id bigint not null,
+      email text not null,
+      name text not null,
+      updated_at timestamp not null,
+      primary key (user_id, day)
+    );
+    create index if not exists users_daily_day_idx on public.users_daily (day);
+    -- A url may be longer than an index entry can be, so pairs are keyed by its digest. Immutable in truth
+    -- too: only convert_to is not declared so, because databases differ in their encodings.
+    create or replace function public.url_digest(url text) returns bytea
+      language sql immutable strict parallel safe
+      return sha256(convert_to(url, 'UTF8'));
+    create table if not exists public.user_page_views (
+      user_id bigint not null,
+      email text,
+      url text not null,
+      count bigint not null check (count > 0),
+      last_viewed timestamp not null
+    );
+    create unique index if not exists user_page_views_key
+      on public.user_page_views (user_id, public.url_digest(url));
+    create table if not exists public.user_page_views_daily (
+      day date not null,
+      user_id bigint not null,
+      url text not null,
+      count bigint not null check (count > 0),
+      last_viewed timestamp not null
+    );
+    create unique index if not exists user_page_views_daily_key
+      on public.user_page_views_daily (day, user_id, public.url_digest(url));
+  end if;
+end
+$$

@@ -1,0 +1,16 @@
+-- What replacing these days changes for each pair: nothing at all for most pairs of a day that is redone.
+create temporary table changes on commit drop as
+select
+  user_id, url,
+  sum(count)::bigint as count,
+  max(last_viewed) filter (where is_new) as new_last,
+  max(last_viewed) filter (where not is_new) as old_last
+from (
+  select user_id, url, count, last_viewed, true as is_new from incoming
+  union all
+  select user_id, url, -count, last_viewed, false from public.user_page_views_daily
+  where day >= (select first_day from slice) and day < (select end_day from slice)
+) contributions
+group by user_id, url
+having sum(count) <> 0
+  or max(last_viewed) filter (where is_new) is distinct from max(last_viewed) filter (where not is_new)

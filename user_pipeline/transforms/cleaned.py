@@ -1,0 +1,55 @@
+"""From delivered rows to facts: production only, each event once."""
+
+import narwhals as nw
+
+PRODUCTION = "production"
+PAGE_VIEW_COLUMNS = ("ts", "url", "environment", "user_id")
+USER_UPDATE_COLUMNS = ("updated_at", "user_id", "email", "name", "environment")
+
+
+def clean_page_views(raw: nw.LazyFrame) -> nw.LazyFrame:
+    """Production page views without duplicates (equal in all of the feed's own columns).
+
+    Args:
+        raw: at least ``ts`` datetime, ``url`` string, ``environment`` string, ``user_id`` int64.
+
+    Returns:
+        exactly those columns.
+    """
+    return _distinct_production_rows(raw, PAGE_VIEW_COLUMNS)
+
+
+def clean_user_updates(raw: nw.LazyFrame) -> nw.LazyFrame:
+    """Production user updates without duplicates (equal in all of the feed's own columns).
+
+    Args:
+        raw: at least ``updated_at`` datetime, ``user_id`` int64, ``email``, ``name`` and ``environment`` string.
+
+    Returns:
+        exactly those columns.
+    """
+    return _distinct_production_rows(raw, USER_UPDATE_COLUMNS)
+
+
+def count_by_environment(raw: nw.LazyFrame, event_time: str) -> nw.LazyFrame:
+    """How many delivered rows of each day are production and how many are not.
+
+    Args:
+        raw: ``environment`` string and the event time.
+        event_time: the datetime column that decides the day.
+
+    Returns:
+        ``day`` datetime (its midnight), ``raw_rows`` int64, ``production_rows`` int64.
+    """
+    return (
+        raw.with_columns(
+            day=nw.col(event_time).dt.truncate("1d"),
+            is_production=(nw.col("environment") == PRODUCTION).cast(nw.Int64),
+        )
+        .group_by("day")
+        .agg(raw_rows=nw.len().cast(nw.Int64), production_rows=nw.col("is_production").sum().cast(nw.Int64))
+    )
+
+
+def _distinct_production_rows(raw: nw.LazyFrame, columns: tuple[str, ...]) -> nw.LazyFrame:
+    return raw.filter(nw.col("environment") == PRODUCTION).select(*columns).unique()

@@ -1,0 +1,38 @@
+"""What one day contributes to the tables people query."""
+
+import narwhals as nw
+
+
+def latest_updates(user_updates: nw.LazyFrame) -> nw.LazyFrame:
+    """The latest update of each user on each day.
+
+    Latest is the greatest ``updated_at``; ties go to the greatest ``email``, then ``name`` (by code point), so
+    the result does not depend on the order of rows.
+
+    Args:
+        user_updates: ``updated_at`` datetime, ``user_id`` int64, ``email`` string, ``name`` string.
+
+    Returns:
+        ``day`` datetime (its midnight), ``user_id``, ``email``, ``name``, ``updated_at``.
+    """
+    return (
+        user_updates.with_columns(day=nw.col("updated_at").dt.truncate("1d"))
+        .unique(subset=["day", "user_id"], keep="last", order_by=["updated_at", "email", "name"])
+        .select("day", "user_id", "email", "name", "updated_at")
+    )
+
+
+def daily_page_views(page_views: nw.LazyFrame) -> nw.LazyFrame:
+    """How often each user viewed each page on each day, and when last.
+
+    Args:
+        page_views: ``ts`` datetime, ``url`` string, ``user_id`` int64; each event once.
+
+    Returns:
+        ``day`` datetime (its midnight), ``user_id``, ``url``, ``count`` int64, ``last_viewed`` datetime.
+    """
+    return (
+        page_views.with_columns(day=nw.col("ts").dt.truncate("1d"))
+        .group_by("day", "user_id", "url")
+        .agg(count=nw.len().cast(nw.Int64), last_viewed=nw.col("ts").max())
+    )
