@@ -7,6 +7,7 @@ import dagster as dg
 from user_pipeline import settings
 from user_pipeline.assets import cleaned, exports, marts, raw
 from user_pipeline.automation import daily_job, daily_schedule
+from user_pipeline.checks import CHECKS
 from user_pipeline.io_managers.exports import CsvIOManager
 from user_pipeline.io_managers.lake import LakeIOManager
 from user_pipeline.io_managers.postgres import PostgresIOManager
@@ -60,6 +61,7 @@ def analytics_io_manager(context: dg.InitResourceContext) -> PostgresIOManager:
 
 defs = dg.Definitions(
     assets=dg.load_assets_from_modules([raw, cleaned, marts, exports]),
+    asset_checks=CHECKS,
     jobs=[daily_job],
     schedules=[daily_schedule],
     resources={

@@ -1,0 +1,323 @@
+"""Asset checks: what must hold for the days just materialized, looked up in what was stored.
+
+Each check has a function of its own that takes stores and databases and gives an
+:class:`~dagster.AssetCheckResult`; the checks of one asset run as one op.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from user_pipeline import settings
+from user_pipeline.errors import never_retried
+from user_pipeline.ingest.catalog import Catalog
+from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
+from user_pipeline.io_managers.lake import fetch_partitions
+from user_pipeline.partitions import DAILY
+from user_pipeline.resources.engine import Engine
+from user_pipeline.resources.object_store import ObjectStorage
+from user_pipeline.resources.postgres import Databases, Postgres, quote
+from user_pipeline.transforms.cleaned import PRODUCTION
+
+if TYPE_CHECKING:
+    import duckdb
+
+_NAMED = 20
+"""How many offenders a result names."""
+
+
+def _spec(asset: str, name: str, description: str, *, blocking: bool = True) -> dg.AssetCheckSpec:
+    return dg.AssetCheckSpec(name, asset=asset, description=description, blocking=blocking, partitions_def=DAILY)
+
+
+def _raw_checks(feed: Feed) -> dg.AssetChecksDefinition:
+    asset = f"raw_{feed.name}"
+
+    @dg.multi_asset_check(
+        name=f"{asset}_checks",
+        specs=[
+            _spec(
+                asset,
+                "every_line_accounted",
+                "For every object: lines = rows + rejected + blank + header lines.",
+            ),
+            _spec(asset, "partition_complete", "The stored day has the rows that all objects brought for it."),
+            _spec(
+                asset,
+                "reject_share",
+                "Not more than USER_PIPELINE_MAX_REJECT_SHARE of an object's lines are rejected.",
+                blocking=False,
+            ),
+            _spec(asset, "no_broken_objects", "Every object could be read to its end.", blocking=False),
+        ],
+    )
+    def checks(
+        context: dg.AssetCheckExecutionContext,
+        storage: dg.ResourceParam[ObjectStorage],
+        engine: dg.ResourceParam[Engine],
+    ) -> Iterator[dg.AssetCheckResult]:
+        days = [date.fromisoformat(key) for key in context.partition_keys]
+        with never_retried():
+            catalog = Catalog.load(storage.lake, feed)
+            yield every_line_accounted(catalog)
+            yield partition_complete(catalog, storage, engine, days)
+            yield reject_share(catalog, days, settings.current().max_reject_share)
+            yield no_broken_objects(catalog)
+
+    return checks
+
+
+def every_line_accounted(catalog: Catalog) -> dg.AssetCheckResult:
+    """Every object: the lines that were cut are the rows, rejects, blank and header lines that were stored."""
+    entries = catalog.entries()
+    lost = [entry for entry in entries if entry.unaccounted]
+    return _result(
+        "every_line_accounted",
+        f"raw_{catalog.feed.name}",
+        [f"{entry.key}: {entry.unaccounted} of {entry.lines} lines" for entry in lost],
+        objects=len(entries),
+        lines=sum(entry.lines for entry in entries),
+        rows=sum(entry.rows for entry in entries),
+        rejected=sum(entry.rejects for entry in entries),
+        blank=sum(entry.blank for entry in entries),
+        header=sum(entry.header for entry in entries),
+    )
+
+
+def partition_complete(
+    catalog: Catalog, storage: ObjectStorage, engine: Engine, days: Sequence[date]
+) -> dg.AssetCheckResult:
+    """Each stored day has as many rows as the catalog says all objects brought for it."""
+    asset = f"raw_{catalog.feed.name}"
+    expected = catalog.rows(days)
+    stored = {}
+    with engine.connect() as connection:
+        for day in days:
+            [file] = fetch_partitions(storage, engine, asset, [day.isoformat()])
+            stored[day] = _count(connection.read_parquet(str(file)))
+    wrong = [day for day in days if stored[day] != expected[day]]
+    return _result(
+        "partition_complete",
+        asset,
+        [f"{day}: {stored[day]} rows stored, {expected[day]} delivered" for day in wrong],
+        rows=sum(stored.values()),
+    )
+
+
+def reject_share(catalog: Catalog, days: Sequence[date], limit: float) -> dg.AssetCheckResult:
+    """No object that brought rows for these days, or no row at all, lost more than a share of its lines."""
+    wanted = set(days)
+    entries = [
+        entry for entry in catalog.entries() if entry.rejects and (not entry.days or wanted.intersection(entry.days))
+    ]
+    over = [entry for entry in entries if entry.rejects > limit * entry.lines]
+    return _result(
+        "reject_share",
+        f"raw_{catalog.feed.name}",
+        [f"{entry.key}: {entry.rejects} of {entry.lines} lines, {entry.rejected}" for entry in over],
+        severity=dg.AssetCheckSeverity.WARN,
+        limit=limit,
+        greatest_share=max((entry.rejects / entry.lines for entry in entries), default=0.0),
+    )
+
+
+def no_broken_objects(catalog: Catalog) -> dg.AssetCheckResult:
+    """No object waits for a whole copy of itself."""
+    broken = [entry for entry in catalog.entries() if entry.error]
+    return _result(
+        "no_broken_objects",
+        f"raw_{catalog.feed.name}",
+        [f"{entry.key}: {entry.error}" for entry in broken],
+        severity=dg.AssetCheckSeverity.WARN,
+    )
+
+
+def _cleaned_checks(feed: Feed) -> dg.AssetChecksDefinition:
+    asset = feed.name
+
+    @dg.multi_asset_check(
+        name=f"{asset}_checks",
+        specs=[
+            _spec(
+                asset,
+                "every_row_accounted",
+                "For every day: raw rows = cleaned rows + duplicates + rows of other environments.",
+            ),
+            _spec(asset, "only_production", "Every row is of the production environment."),
+            _spec(asset, "no_duplicates", "No two rows are equal in all columns."),
+        ],
+    )
+    def checks(
+        context: dg.AssetCheckExecutionContext,
+        storage: dg.ResourceParam[ObjectStorage],
+        engine: dg.ResourceParam[Engine],
+        databases: dg.ResourceParam[Databases],
+    ) -> Iterator[dg.AssetCheckResult]:
+        days = [date.fromisoformat(key) for key in context.partition_keys]
+        with never_retried():
+            yield every_row_accounted(feed, storage, engine, databases.staging, days)
+            yield only_production(feed, databases.staging, days)
+            yield no_duplicates(feed, databases.staging, days)
+
+    return checks
+
+
+def every_row_accounted(
+    feed: Feed, storage: ObjectStorage, engine: Engine, staging: Postgres, days: Sequence[date]
+) -> dg.AssetCheckResult:
+    """Each day: raw rows = cleaned rows + duplicates + other environments, counted in what is stored."""
+    files = fetch_partitions(storage, engine, f"raw_{feed.name}", [day.isoformat() for day in days])
+    columns = ", ".join(feed.columns)
+    with engine.connect() as connection:
+        raw = {
+            day: (rows, other, duplicates)
+            for day, rows, other, duplicates in connection.execute(
+                f"""
+                select {feed.event_time}::date, sum(n), sum(n) filter (not production), sum(n - 1) filter (production)
+                from (
+                  select {columns}, count(*) as n, environment = '{PRODUCTION}' as production
+                  from read_parquet($files) group by all
+                ) group by 1
+                """,
+                {"files": [str(file) for file in files]},
+            ).fetchall()
+        }
+    kept = dict(_rows(staging, f"select {feed.event_time}::date, count(*) from {_slice(feed, days)} group by 1"))
+    totals = {"raw": 0, "cleaned": 0, "duplicates": 0, "other_environments": 0}
+    wrong = []
+    for day in days:
+        rows, other, duplicates = (int(count or 0) for count in raw.get(day, (0, 0, 0)))
+        cleaned = int(kept.get(day, 0))
+        for name, count in zip(totals, (rows, cleaned, duplicates, other), strict=True):
+            totals[name] += count
+        if rows != cleaned + duplicates + other:
+            wrong.append(f"{day}: {rows} raw, {cleaned} cleaned, {duplicates} duplicates, {other} other environments")
+    return _result("every_row_accounted", feed.name, wrong, **totals)
+
+
+def only_production(feed: Feed, staging: Postgres, days: Sequence[date]) -> dg.AssetCheckResult:
+    """No row of the days is of another environment."""
+    rows = _rows(
+        staging,
+        f"select environment, count(*) from {_slice(feed, days)} "
+        f"where environment is distinct from '{PRODUCTION}' group by 1 order by 1",
+    )
+    return _result("only_production", feed.name, [f"{environment}: {count} rows" for environment, count in rows])
+
+
+def no_duplicates(feed: Feed, staging: Postgres, days: Sequence[date]) -> dg.AssetCheckResult:
+    """No two rows of the days are equal in all of the feed's columns."""
+    columns = ", ".join(feed.columns)
+    rows = _rows(
+        staging,
+        f"select {feed.event_time}::date, sum(n - 1)::bigint from "
+        f"(select {columns}, count(*) as n from {_slice(feed, days)} group by {columns} having count(*) > 1) d "
+        "group by 1 order by 1",
+    )
+    return _result("no_duplicates", feed.name, [f"{day}: {count} rows too many" for day, count in rows])
+
+
+def _mart_checks(asset: str, key: tuple[str, ...]) -> dg.AssetChecksDefinition:
+    @dg.multi_asset_check(
+        name=f"{asset}_checks",
+        specs=[
+            _spec(asset, "unique_key", f"({', '.join(key)}) identifies a row."),
+            _spec(asset, "latest_email", "No e-mail is older than the user's latest update."),
+        ],
+    )
+    def checks(
+        context: dg.AssetCheckExecutionContext, databases: dg.ResourceParam[Databases]
+    ) -> Iterator[dg.AssetCheckResult]:
+        days = [date.fromisoformat(key) for key in context.partition_keys]
+        with never_retried():
+            yield unique_key(asset, key, databases.analytics, days)
+            yield latest_email(asset, databases, days)
+
+    return checks
+
+
+def unique_key(asset: str, key: tuple[str, ...], analytics: Postgres, days: Sequence[date]) -> dg.AssetCheckResult:
+    """The key identifies each row of the users that these days say something about."""
+    columns = ", ".join(quote(column) for column in key)
+    rows = _rows(
+        analytics,
+        f"select {columns}, count(*) from public.{quote(asset)} where user_id in "
+        f"(select user_id from public.{quote(asset + '_daily')} where {_between('day', days)}) "
+        f"group by {columns} having count(*) > 1 order by {columns} limit {_NAMED}",
+    )
+    return _result("unique_key", asset, [f"{row[:-1]}: {row[-1]} rows" for row in rows])
+
+
+def latest_email(asset: str, databases: Databases, days: Sequence[date]) -> dg.AssetCheckResult:
+    """No user of these days has an e-mail other than that of an update at least as late as those of the days."""
+    updates = _slice(USER_UPDATES, days)
+    latest = (
+        "select distinct on (user_id) user_id, email, updated_at from "
+        f"{updates} order by user_id, updated_at desc, email collate \"C\" desc"
+    )
+    with databases.staging.query(latest) as reader, databases.analytics.transaction() as transaction:
+        transaction.load("latest", reader)
+        rows = transaction.fetch(
+            f"""
+            select l.user_id from latest l left join public.users u using (user_id)
+            where u.user_id is null or u.updated_at < l.updated_at
+              or (u.updated_at = l.updated_at and u.email is distinct from l.email)
+            """
+            if asset == "users"
+            else f"""
+            select distinct v.user_id from public.user_page_views v left join public.users u using (user_id)
+            where v.email is distinct from u.email and v.user_id in (
+              select user_id from latest
+              union select user_id from public.user_page_views_daily where {_between("day", days)}
+            )
+            """
+        )
+    return _result("latest_email", asset, [f"user {user}" for (user,) in sorted(rows)])
+
+
+def _slice(feed: Feed, days: Sequence[date]) -> str:
+    return f"(select * from public.{quote(feed.name)} where {_between(feed.event_time, days)}) s"
+
+
+def _between(column: str, days: Sequence[date]) -> str:
+    return f"{quote(column)} >= '{min(days)}' and {quote(column)} < '{max(days) + timedelta(days=1)}'"
+
+
+def _rows(database: Postgres, sql: str) -> list[tuple[Any, ...]]:
+    with database.transaction() as transaction:
+        return transaction.fetch(sql)
+
+
+def _count(relation: "duckdb.DuckDBPyRelation") -> int:
+    return int(relation.aggregate("count(*)").fetchall()[0][0])
+
+
+def _result(
+    name: str,
+    asset: str,
+    problems: list[str],
+    *,
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+    **numbers: float,
+) -> dg.AssetCheckResult:
+    shown = [*problems[:_NAMED], *([f"and {len(problems) - _NAMED} more"] if len(problems) > _NAMED else [])]
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name=name,
+        passed=not problems,
+        severity=severity,
+        description="; ".join(shown) or None,
+        metadata={**numbers, "problems": len(problems)},
+    )
+
+
+CHECKS = [
+    _raw_checks(USER_UPDATES),
+    _raw_checks(PAGE_VIEWS),
+    _cleaned_checks(USER_UPDATES),
+    _cleaned_checks(PAGE_VIEWS),
+    _mart_checks("users", ("user_id",)),
+    _mart_checks("user_page_views", ("user_id", "url")),
+]
