@@ -2,14 +2,12 @@
 
 import dagster as dg
 
-from user_pipeline.partitions import DAILY
 
 LOG_PIPELINE = dg.AssetSelection.groups("raw", "cleaned", "marts", "exports")
 
 daily_job = dg.define_asset_job(
     "daily_log_pipeline",
     selection=LOG_PIPELINE,
-    partitions_def=DAILY,
     description="Brings one day (or a range of days) of both feeds into the tables and exports.",
 )
 

@@ -30,9 +30,13 @@ def storage(_: dg.InitResourceContext) -> ObjectStorage:
 
 
 @dg.resource(description="The staging and analytics databases.")
-def databases(_: dg.InitResourceContext) -> Databases:
+def databases(_: dg.InitResourceContext) -> Iterator[Databases]:
     """The databases the settings name."""
-    return Databases(settings.current())
+    opened = Databases(settings.current())
+    try:
+        yield opened
+    finally:
+        opened.close()
 
 
 @dg.io_manager(required_resource_keys={"storage", "engine"}, description="Parquet in the lake, a file a day.")

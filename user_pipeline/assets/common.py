@@ -1,10 +1,15 @@
 """What every asset of the log pipeline shares."""
 
+import warnings
 from typing import Any
 
 import dagster as dg
 
 from user_pipeline.partitions import DAILY
+
+# Single-run backfills and partitioned checks are used knowingly; without this every command prints pages of it.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 OWNERS = ["team:data-platform"]
 

@@ -43,6 +43,7 @@ class Postgres:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self._idle: list[Connection] = []
 
     @cached_property
     def url(self) -> str:
@@ -51,47 +52,81 @@ class Postgres:
 
         return database_url(self.database)
 
-    def connect(self) -> "Connection":
-        """A connection that begins a transaction with its first statement.
+    @contextmanager
+    def transaction(self) -> Iterator["Transaction"]:
+        """A transaction that commits when the block ends well and leaves no trace when it does not.
 
         Raises:
             DatabaseError: the database refuses the connection.
-            DatabaseUnavailableError: it does not answer.
+            DatabaseUnavailableError: it does not answer, or breaks off.
+            StatementError: it cannot carry out a statement.
         """
+        with self._connection() as connection, connection.cursor() as cursor:
+            connection.adbc_connection.set_autocommit(False)  # noqa: FBT003
+            yield Transaction(cursor)
+            connection.commit()
+            connection.adbc_connection.set_autocommit(True)  # noqa: FBT003
+
+    @contextmanager
+    def query(self, sql: str) -> Iterator["pa.RecordBatchReader"]:
+        """The rows of a query, streamed; valid inside the block.
+
+        Raises:
+            DatabaseError, DatabaseUnavailableError, StatementError: as for :meth:`transaction`.
+        """
+        with self._connection() as connection, connection.cursor() as cursor:
+            cursor.execute(sql)
+            yield cursor.fetch_record_batch()
+
+    def close(self) -> None:
+        """Close the connections that wait to be used again."""
+        while self._idle:
+            self._idle.pop().close()
+
+    @contextmanager
+    def _connection(self) -> Iterator["Connection"]:
+        """A connection in autocommit mode, used again afterwards unless something went wrong with it."""
+        import adbc_driver_postgresql.dbapi as adbc
+
+        connection = self._reused() or self._connect()
+        try:
+            yield connection
+            with connection.cursor() as cursor:
+                cursor.execute("discard temporary")
+        except adbc.Error as error:
+            connection.close()
+            raise self._explained(error) from None
+        except BaseException:
+            # Closing an open transaction rolls it back.
+            connection.close()
+            raise
+        self._idle.append(connection)
+
+    def _reused(self) -> "Connection | None":
+        """A waiting connection that still answers: opening one costs as much as a hundred statements."""
+        import adbc_driver_postgresql.dbapi as adbc
+
+        while self._idle:
+            connection = self._idle.pop()
+            try:
+                with connection.cursor() as cursor:
+                    cursor.execute("select 1")
+            except adbc.Error:
+                connection.close()
+            else:
+                return connection
+        return None
+
+    def _connect(self) -> "Connection":
         import adbc_driver_postgresql.dbapi as adbc
 
         try:
-            return adbc.connect(self.url)
+            return adbc.connect(self.url, autocommit=True)
         except adbc.Error as error:
             # libpq's message never holds the password.
             message = f"{self.database.variable}: cannot connect to Postgres: {_first_line(error)}"
             refused = error.sqlstate in _REFUSED or any(text in str(error) for text in _REFUSED_TEXTS)
             raise (DatabaseError if refused else DatabaseUnavailableError)(message) from None
-
-    @contextmanager
-    def transaction(self) -> Iterator["Transaction"]:
-        """A transaction that commits when the block ends well and leaves no trace when it does not."""
-        import adbc_driver_postgresql.dbapi as adbc
-
-        try:
-            # Leaving a connection without a commit rolls back.
-            with self.connect() as connection, connection.cursor() as cursor:
-                yield Transaction(cursor)
-                connection.commit()
-        except adbc.Error as error:
-            raise self._explained(error) from None
-
-    @contextmanager
-    def query(self, sql: str) -> Iterator["pa.RecordBatchReader"]:
-        """The rows of a query, streamed; valid inside the block."""
-        import adbc_driver_postgresql.dbapi as adbc
-
-        try:
-            with self.connect() as connection, connection.cursor() as cursor:
-                cursor.execute(sql)
-                yield cursor.fetch_record_batch()
-        except adbc.Error as error:
-            raise self._explained(error) from None
 
     def _explained(self, error: Any) -> Exception:  # noqa: ANN401 - the driver's error
         """The driver's error, without the statement and without the values Postgres quotes in details."""
@@ -133,6 +168,11 @@ class Databases:
     def __init__(self, settings: "Settings") -> None:
         self.staging = Postgres(settings.staging)
         self.analytics = Postgres(settings.analytics)
+
+    def close(self) -> None:
+        """Close what is open to either."""
+        self.staging.close()
+        self.analytics.close()
 
 
 def quote(identifier: str) -> str:

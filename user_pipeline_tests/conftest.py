@@ -1,0 +1,47 @@
+"""One embedded Postgres for the whole session, and for each test a platform of its own on it."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from user_pipeline.local.postgres import EmbeddedPostgres, ensure_running, stop
+from user_pipeline_tests.platform import Platform
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strip what the developer's shell has set: a test must never reach a real bucket or database."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith(("AWS_", "USER_PIPELINE_", "DAGSTER_", "PG")):
+            monkeypatch.delenv(name)
+    # Without these the credential chain asks the network of a cloud machine.
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """A server of the tests alone."""
+    data_dir = Path(tempfile.mkdtemp(prefix="user-pipeline-tests-"))
+    try:
+        yield ensure_running(data_dir)
+    finally:
+        stop(data_dir)
+        shutil.rmtree(data_dir, ignore_errors=True)
+
+
+@pytest.fixture
+def platform(
+    postgres: EmbeddedPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Platform]:
+    """An empty platform: directories, two empty databases, and the settings that name them."""
+    with Platform.create(postgres, tmp_path) as made:
+        for name, value in made.environment.items():
+            monkeypatch.setenv(name, value)
+        yield made

@@ -1,0 +1,144 @@
+"""A whole platform in a temporary directory, and short ways to use it as its users do."""
+
+import contextlib
+import gzip
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from obstore.store import LocalStore
+
+from user_pipeline import settings
+from user_pipeline.local.postgres import EmbeddedPostgres
+from user_pipeline.resources.engine import Engine
+from user_pipeline.resources.object_store import ObjectStorage
+from user_pipeline.resources.postgres import Databases, Postgres
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Platform:
+    """Source and lake in a directory, staging and analytics in databases of their own."""
+
+    root: Path
+    environment: Mapping[str, str]
+    settings: settings.Settings
+    databases: Databases
+
+    @classmethod
+    @contextlib.contextmanager
+    def create(cls, postgres: EmbeddedPostgres, root: Path, **overrides: str) -> Iterator["Platform"]:
+        number = next(_numbers)
+        names = {name: f"{name}_{number}" for name in ("staging", "analytics")}
+        for name in names.values():
+            postgres.create_database(name)
+        environment = {
+            "USER_PIPELINE_SOURCE_URL": str(root / "source"),
+            "USER_PIPELINE_LAKE_URL": str(root / "lake"),
+            "USER_PIPELINE_STAGING_URL": postgres.url(names["staging"]),
+            "USER_PIPELINE_ANALYTICS_URL": postgres.url(names["analytics"]),
+            "USER_PIPELINE_DATA_DIR": str(root / "data"),
+            "USER_PIPELINE_SCRATCH_DIR": str(root / "scratch"),
+            **overrides,
+        }
+        (root / "source").mkdir(parents=True, exist_ok=True)
+        settings.current.cache_clear()
+        resolved = settings.Settings.from_environment(environment)
+        databases = Databases(resolved)
+        try:
+            yield cls(root, environment, resolved, databases)
+        finally:
+            databases.close()
+            settings.current.cache_clear()
+
+    @property
+    def staging(self) -> Postgres:
+        return self.databases.staging
+
+    @property
+    def analytics(self) -> Postgres:
+        return self.databases.analytics
+
+    @property
+    def storage(self) -> ObjectStorage:
+        return ObjectStorage(self.settings)
+
+    def engine(self) -> Engine:
+        return Engine(self.settings)
+
+    def put(self, path: str, content: bytes | str) -> None:
+        """Deliver an object whole, as an upload does."""
+        content = content.encode() if isinstance(content, str) else content
+        LocalStore(self.settings.source.url, mkdir=True).put(path, content)
+
+    def put_views(self, path: str, rows: Sequence[Mapping[str, Any] | str]) -> None:
+        """Deliver page views: mappings become JSON lines, strings stay as they are."""
+        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+        content = "".join(line + "\n" for line in lines).encode()
+        self.put(path, gzip.compress(content, mtime=0) if path.endswith(".gz") else content)
+
+    def materialize(
+        self,
+        first: str,
+        last: str | None = None,
+        *,
+        select: str | Sequence[str] = "*",
+        checks: bool = True,
+        raise_on_error: bool = True,
+        instance: dg.DagsterInstance | None = None,
+        run_config: Any = None,
+    ) -> dg.ExecuteInProcessResult:
+        """Materialise a day or a range of days through Dagster, checks included."""
+        from user_pipeline.definitions import defs
+
+        names = [select] if isinstance(select, str) else list(select)
+        selection = dg.AssetSelection.from_coercible(names)
+        if not checks:
+            selection = selection.without_checks()
+        job = dg.define_asset_job("test_job", selection=selection)
+        resolved = dg.Definitions.merge(defs, dg.Definitions(jobs=[job])).resolve_job_def("test_job")
+        tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last or first}
+        return resolved.execute_in_process(
+            tags=tags if last else None,
+            partition_key=None if last else first,
+            instance=instance,
+            raise_on_error=raise_on_error,
+            run_config=run_config,
+        )
+
+    def rows(self, database: str, sql: str) -> list[tuple[Any, ...]]:
+        with getattr(self, database).transaction() as transaction:
+            rows: list[tuple[Any, ...]] = transaction.fetch(sql)
+        return rows
+
+    def table(self, database: str, name: str) -> list[tuple[Any, ...]]:
+        """All rows of a table, sorted; no rows if it does not exist."""
+        [(exists,)] = self.rows(database, f"select to_regclass('public.{name}') is not null")
+        return sorted(self.rows(database, f"select * from public.{name}"), key=repr) if exists else []
+
+    def lake_files(self, folder: str = "") -> list[str]:
+        root = self.root / "lake"
+        return sorted(str(path.relative_to(root)) for path in (root / folder).rglob("*") if path.is_file())
+
+
+def view(ts: str, url: str = "/a", user_id: Any = 1, environment: str = "production", **more: Any) -> dict[str, Any]:
+    """One page view as the application logs it."""
+    return {"ts": ts, "url": url, "environment": environment, "user_id": user_id, **more}
+
+
+def update(
+    updated_at: str, user_id: Any = 1, email: str = "a@example.com", name: str = "Ann", environment: str = "production"
+) -> str:
+    """One user update as the application logs it."""
+    fields = (updated_at, str(user_id), email, name, environment)
+    return ",".join('"' + field.replace('"', '""') + '"' for field in fields) + "\n"
+
+
+def day(text: str) -> date:
+    return date.fromisoformat(text)
