@@ -9,7 +9,7 @@ import io
 import re
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ class LineCounter:
     """What the cutter saw of an object, counted apart from what the parser makes of it."""
 
     lines: int = 0
-    bytes: int = field(default=0)
 
 
 def open_text(chunks: Iterable[bytes | memoryview], name: str) -> io.BufferedIOBase:
@@ -80,10 +79,9 @@ def cut(
             block = _read_block(stream)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise BrokenObjectError(f"{error}".rstrip(".")) from error
+        at_end = not block
         if first:
             block, first = block.removeprefix(_BOM), False
-        counter.bytes += len(block)
-        at_end = not block
         data = carry + block
         if at_end and not data:
             return

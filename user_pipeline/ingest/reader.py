@@ -236,7 +236,7 @@ class _Pass:
                 for batch in cut(
                     stream, quoted_newlines=self._feed.quoted_newlines, counter=self._counters[number]
                 ):
-                    owner = pa.array([number], pa.int32()).take(pa.nulls(batch.num_rows, pa.int32()).fill_null(0))
+                    owner = pa.repeat(pa.scalar(number, pa.int32()), batch.num_rows)
                     yield pa.RecordBatch.from_arrays(
                         [owner, batch["line"], batch["text"].cast(pa.large_string()), batch["broken"]], schema=schema
                     )
