@@ -1,0 +1,174 @@
+"""The `user-pipeline` command. What a command needs is imported when it runs, so that ``--help`` is fast."""
+
+import os
+import shlex
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from user_pipeline import settings
+from user_pipeline.local import postgres
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+
+class _Group(click.Group):
+    """Says in one line what a user can put right, instead of a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - the interface's
+        try:
+            return super().invoke(ctx)
+        except (settings.SettingsError, postgres.EmbeddedPostgresError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    r"""The user_pipeline platform on this machine.
+
+    \b
+    From a fresh checkout:
+      user-pipeline sample       write a week of sample logs to the source
+      user-pipeline up           the Dagster UI on http://127.0.0.1:3000
+      eval "$(user-pipeline env)"; psql "$USER_PIPELINE_ANALYTICS_URL"
+      user-pipeline down         stop the embedded Postgres
+
+    Settings come from the environment (USER_PIPELINE_*, DAGSTER_POSTGRES_URL, AWS_*). Unset, everything
+    lives under ./data, in an embedded PostgreSQL 18 that starts when it is first needed.
+    """
+
+
+@main.command()
+@click.option("--days", type=click.IntRange(1), default=7, show_default=True, help="Days of events.")
+@click.option("--users", type=click.IntRange(1), default=1_000, show_default=True, help="People who visit.")
+@click.option(
+    "--views-per-day", type=click.IntRange(0), default=20_000, show_default=True, help="Page views a day."
+)
+@click.option(
+    "--start",
+    type=click.DateTime(["%Y-%m-%d"]),
+    metavar="YYYY-MM-DD",
+    help="The first day.  [default: USER_PIPELINE_START_DATE]",
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Another seed, other people.")
+def sample(days: int, users: int, views_per_day: int, start: datetime | None, seed: int) -> None:
+    """Write sample logs of both feeds to USER_PIPELINE_SOURCE_URL.
+
+    They look as real ones do: late events, duplicates inside and across objects, other environments, names
+    that say nothing about dates, a gzipped object, and a few broken lines of each kind.
+
+    The same options write the same bytes on any machine. An object that is already there with the same
+    content is left alone, one that is not part of the sample always; more --days add to fewer.
+    """
+    from user_pipeline.local.sample_logs import SampleLogs  # noqa: PLC0415
+
+    current = settings.current()
+    first_day = start.date() if start else current.start_date
+    last_day = datetime.now(UTC).date()
+    if (last_day - first_day).days + 1 < days:
+        raise click.BadParameter(f"{days} days from {first_day} on end after today, {last_day}.")
+    store = _store(current.source)
+    written = total = size = 0
+    try:
+        for key, content in SampleLogs(days, users, views_per_day, first_day, seed).objects():
+            total, size = total + 1, size + len(content)
+            if _content(store, key) != content:
+                store.put(key, content)
+                written += 1
+    except Exception as error:
+        reason = str(error).split("\n\nDebug source:")[0]
+        message = f"{current.source.variable}={current.source}: cannot be written to: {reason}"
+        raise click.ClickException(message) from error
+    click.echo(
+        f"{total} objects of {size / 1e6:.1f} MB in {current.source}, {written} of them written now: "
+        f"{days} days from {first_day} on."
+    )
+
+
+def _store(location: settings.Location) -> "ObjectStore":
+    from obstore.store import LocalStore, S3Store  # noqa: PLC0415 - heavy
+
+    if not location.is_s3:
+        return LocalStore(location.url, mkdir=True)
+    return S3Store.from_url(
+        location.url,
+        client_options={"allow_http": True, "connect_timeout": "5s"},
+        retry_config={"max_retries": 2},
+    )
+
+
+def _content(store: "ObjectStore", key: str) -> bytes | None:
+    try:
+        return bytes(store.get(key).bytes())
+    except FileNotFoundError:
+        return None
+
+
+@main.command()
+def env() -> None:
+    r"""Print every resolved setting as a line of shell.
+
+    \b
+      eval "$(user-pipeline env)"
+      psql "$USER_PIPELINE_ANALYTICS_URL" -c 'select * from user_page_views limit 3'
+
+    Starts the embedded Postgres if a setting resolves to it. Passwords are printed as they are; AWS_*
+    variables are not printed.
+    """
+    for name, value in _resolved(settings.current()).items():
+        # Always quoted, so that the lines look alike.
+        click.echo(f"export {name}=" + (f"'{value}'" if shlex.quote(value) == value else shlex.quote(value)))
+
+
+def _resolved(current: settings.Settings) -> dict[str, str]:
+    databases = (current.staging, current.analytics, current.dagster)
+    return {
+        current.source.variable: current.source.url,
+        current.lake.variable: current.lake.url,
+        **{database.variable: postgres.database_url(database) for database in databases},
+        "USER_PIPELINE_START_DATE": current.start_date.isoformat(),
+        "USER_PIPELINE_ENGINE": current.engine,
+        "USER_PIPELINE_MEMORY_LIMIT": current.memory_limit,
+        "USER_PIPELINE_SCRATCH_DIR": str(current.scratch_dir),
+        "USER_PIPELINE_DATA_DIR": str(current.data_dir),
+        "USER_PIPELINE_MAX_REJECT_SHARE": str(current.max_reject_share),
+    }
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(1, 65_535), default=3000, show_default=True, help="Of the UI.")
+def up(port: int) -> None:
+    """Start the embedded services, then the Dagster UI and daemon.
+
+    Run it in the root of the checkout. Ctrl-C stops Dagster; the embedded Postgres goes on, ready for the
+    command line, until `user-pipeline down`.
+    """
+    missing = [name for name in ("workspace.yaml", "dagster.yaml") if not Path(name).is_file()]
+    if missing:
+        raise click.ClickException(
+            f"There is no {' and no '.join(missing)} in {Path.cwd()}: run this in the root of the checkout."
+        )
+    if settings.current().uses_embedded_postgres:
+        server = postgres.ensure_running(settings.current().data_dir)
+        click.echo(f"The embedded Postgres runs in {server.home}.")
+    # Only this machine: the UI has no password.
+    dagster = ["-m", "dagster", "dev", "-w", "workspace.yaml", "--host", "127.0.0.1", "--port", str(port)]
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *dagster])  # noqa: S606
+
+
+@main.command()
+def down() -> None:
+    """Stop the embedded Postgres; its data stay.
+
+    Nothing to stop is fine. A Dagster that still runs loses its connections.
+    """
+    data_dir = settings.current().data_dir
+    if postgres.stop(data_dir):
+        click.echo(f"Stopped the embedded Postgres in {data_dir / 'postgres'}.")
+    else:
+        click.echo(f"No embedded Postgres runs in {data_dir / 'postgres'}.")
