@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg2
@@ -13,15 +15,23 @@ from user_pipeline.local import postgres
 from user_pipeline.local.postgres import EmbeddedPostgres
 
 
+def discard(directory: Path) -> None:
+    """Stop every server in ``directory``, without the checkpoint of an orderly end, and remove it all."""
+    for lock in directory.rglob("postgres/lock"):
+        server = EmbeddedPostgres(lock.parent.parent)
+        with suppress(FileNotFoundError, ProcessLookupError):
+            os.kill(int((server.cluster / "postmaster.pid").read_text().splitlines()[0]), signal.SIGQUIT)
+        postgres.stop(server.data_dir)
+    shutil.rmtree(directory)
+
+
 @pytest.fixture
 def place() -> Iterator[Path]:
     """A directory with a short path, as a checkout has, and open parents."""
     directory = Path(tempfile.mkdtemp(prefix="up-"))
     directory.chmod(0o755)
     yield directory
-    for lock in directory.rglob("postgres/lock"):
-        postgres.stop(lock.parent.parent)
-    shutil.rmtree(directory)
+    discard(directory)
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +39,7 @@ def server() -> Iterator[EmbeddedPostgres]:
     """One server for the tests of a module that do not mind each other."""
     directory = Path(tempfile.mkdtemp(prefix="up-"))
     yield postgres.ensure_running(directory)
-    postgres.stop(directory)
-    shutil.rmtree(directory)
+    discard(directory)
 
 
 @pytest.fixture
