@@ -199,8 +199,9 @@ def stop(data_dir: Path) -> bool:
                     return signalled
             # Only the pid file of a server that answers is sure to name that server.
             if not signalled and _silence(server) is None:
-                os.kill(_postmaster(server), signal.SIGINT)
-                signalled = True
+                with suppress(FileNotFoundError, ProcessLookupError):  # someone else stops it just now
+                    os.kill(_postmaster(server), signal.SIGINT)
+                    signalled = True
             time.sleep(0.02)
     except OSError as error:
         raise EmbeddedPostgresError(server, f"cannot be stopped: {error}") from error

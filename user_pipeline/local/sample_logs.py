@@ -226,7 +226,7 @@ def _user_updates(logs: SampleLogs, day: int) -> list[bytes]:
         time = midnight + timedelta(seconds=user * 7919 % 86_400)
         if user % 10 == 1:
             time += timedelta(microseconds=user * 7919 % 1_000_000)
-        timestamp = time.isoformat() + ("Z" if user % 10 == 2 else "")
+        timestamp = time.isoformat() + ("" if user % 10 else "Z")
         events.append((time, timestamp, str(user), email, name))
         if changes and not user % 2:
             # Two addresses at the same instant: which is the latest must not depend on the order.

@@ -1,0 +1,149 @@
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+
+from user_pipeline.settings import Settings, SettingsError, hide_password
+
+SECRET = "hunter2"  # noqa: S105 - it must not be shown
+DATABASES = ("USER_PIPELINE_STAGING_URL", "USER_PIPELINE_ANALYTICS_URL", "DAGSTER_POSTGRES_URL")
+LOCATIONS = ("USER_PIPELINE_SOURCE_URL", "USER_PIPELINE_LAKE_URL")
+
+
+def read(**environment: str) -> Settings:
+    return Settings.from_environment(environment)
+
+
+def test_an_empty_environment_works_on_a_laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = read()
+    assert settings.data_dir == tmp_path / "data"
+    assert settings.source.url == str(tmp_path / "data" / "source")
+    assert settings.lake.url == str(tmp_path / "data" / "lake")
+    assert settings.uses_embedded_postgres
+    assert (settings.staging.name, settings.analytics.name, settings.dagster.name) == (
+        "staging",
+        "analytics",
+        "dagster",
+    )
+    assert settings.start_date == date(2017, 4, 1)
+    assert settings.engine == "duckdb"
+    assert settings.memory_limit_bytes == 2 * 10**9
+    assert settings.max_reject_share == 0.05
+
+
+def test_an_empty_value_counts_as_unset() -> None:
+    names = (*DATABASES, *LOCATIONS, "USER_PIPELINE_START_DATE", "USER_PIPELINE_MEMORY_LIMIT")
+    assert Settings.from_environment(dict.fromkeys(names, " ")) == read()
+
+
+def test_source_and_lake_follow_the_data_directory(tmp_path: Path) -> None:
+    settings = read(USER_PIPELINE_DATA_DIR=str(tmp_path / "elsewhere"))
+    assert settings.source.url == str(tmp_path / "elsewhere" / "source")
+    assert settings.lake.url == str(tmp_path / "elsewhere" / "lake")
+
+
+@pytest.mark.parametrize(
+    ("given", "url"), [("s3://my-logs", "s3://my-logs"), ("s3://my-logs/a/b/", "s3://my-logs/a/b")]
+)
+def test_a_bucket_may_have_a_prefix(given: str, url: str) -> None:
+    source = read(USER_PIPELINE_SOURCE_URL=given).source
+    assert source.is_s3
+    assert source.url == url
+
+
+@pytest.mark.parametrize("variable", DATABASES)
+def test_a_database_url_is_kept_and_shown_without_its_password(variable: str) -> None:
+    settings = Settings.from_environment({variable: f"postgres://me:{SECRET}@host/x?sslmode=require"})
+    (database,) = [d for d in (settings.staging, settings.analytics, settings.dagster) if d.url]
+    assert database.variable == variable
+    assert database.url == f"postgresql://me:{SECRET}@host/x?sslmode=require"
+    assert SECRET not in repr(settings)
+
+
+def test_embedded_postgres_is_needed_until_every_database_is_configured() -> None:
+    given = dict.fromkeys(DATABASES, "postgresql://host/x")
+    assert not Settings.from_environment(given).uses_embedded_postgres
+    del given["DAGSTER_POSTGRES_URL"]
+    assert Settings.from_environment(given).uses_embedded_postgres
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expectation"),
+    [
+        *((location, "s3://", "valid bucket name") for location in LOCATIONS),
+        *((location, "s3://Under_Score", "valid bucket name") for location in LOCATIONS),
+        *((location, "gs://bucket", "the path of a directory") for location in LOCATIONS),
+        *((location, "https://me@host/logs", "the path of a directory") for location in LOCATIONS),
+        *((database, "mysql://host/x", "postgresql://") for database in DATABASES),
+        *((database, "postgresql://host", "postgresql://") for database in DATABASES),
+        ("USER_PIPELINE_DATA_DIR", "s3://bucket/data", "the path of a directory"),
+        ("USER_PIPELINE_DATA_DIR", __file__, "this is a file"),
+        ("USER_PIPELINE_SCRATCH_DIR", "file:///tmp", "the path of a directory"),
+        ("USER_PIPELINE_SCRATCH_DIR", __file__, "this is a file"),
+        ("USER_PIPELINE_START_DATE", "2017-4-1", "YYYY-MM-DD"),
+        ("USER_PIPELINE_START_DATE", "2017-02-30", "YYYY-MM-DD"),
+        ("USER_PIPELINE_START_DATE", "yesterday", "YYYY-MM-DD"),
+        ("USER_PIPELINE_START_DATE", datetime.now(UTC).date().isoformat(), "not after yesterday"),
+        ("USER_PIPELINE_START_DATE", "2999-01-01", "not after yesterday"),
+        ("USER_PIPELINE_ENGINE", "abacus", "one of duckdb"),
+        ("USER_PIPELINE_MEMORY_LIMIT", "lots", "such as 2GB"),
+        ("USER_PIPELINE_MEMORY_LIMIT", "2", "such as 2GB"),
+        ("USER_PIPELINE_MEMORY_LIMIT", "-2GB", "such as 2GB"),
+        ("USER_PIPELINE_MEMORY_LIMIT", "1MB", "at least 256MB"),
+        ("USER_PIPELINE_MAX_REJECT_SHARE", "5%", "between 0 and 1"),
+        ("USER_PIPELINE_MAX_REJECT_SHARE", "1.5", "between 0 and 1"),
+        ("USER_PIPELINE_MAX_REJECT_SHARE", "-0.1", "between 0 and 1"),
+        ("USER_PIPELINE_MAX_REJECT_SHARE", "nan", "between 0 and 1"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_variable_and_what_would_be_right(
+    variable: str, value: str, expectation: str
+) -> None:
+    with pytest.raises(SettingsError) as error:
+        Settings.from_environment({variable: value})
+    assert error.value.variable == variable
+    assert str(error.value).startswith(f"{variable}={value!r} cannot be used: expected ")
+    assert expectation in str(error.value)
+
+
+@pytest.mark.parametrize("variable", DATABASES)
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"mysql://me:{SECRET}@host/x",
+        f"mysql://me:a@{SECRET}@host/x",
+        f"http://host/x?user=me&password={SECRET}",
+        f"postgresql+psycopg://me:{SECRET}@host/x",
+        f"postgresql://me:{SECRET}@host:port/x",
+        f"postgresql://me:{SECRET}@host",
+        f"postgresql://me:{SECRET}/@host:1/x",
+        f"postgresql://me:[{SECRET}@host/x",
+        f"host=host password={SECRET}",
+    ],
+)
+def test_no_error_ever_shows_a_password(variable: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=variable) as error:
+        Settings.from_environment({variable: value})
+    assert SECRET not in str(error.value)
+
+
+@pytest.mark.parametrize("variable", LOCATIONS)
+def test_a_password_put_where_a_location_belongs_is_not_shown(variable: str) -> None:
+    with pytest.raises(SettingsError, match=variable) as error:
+        Settings.from_environment({variable: f"postgresql://me:{SECRET}@host/x"})
+    assert SECRET not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me@host/x", "postgresql://me@host/x"),
+        ("postgresql://me:pw@host:5432/x", "postgresql://me:***@host:5432/x"),
+        ("postgresql://me:p%40w:x@host/x", "postgresql://me:***@host/x"),
+        ("postgresql://host/x?password=pw&user=me", "postgresql://host/x?password=***&user=me"),
+        ("postgresql://host/x?sslpassword=pw", "postgresql://host/x?sslpassword=***"),
+    ],
+)
+def test_a_hidden_password_leaves_the_rest_readable(url: str, shown: str) -> None:
+    assert hide_password(url) == shown
