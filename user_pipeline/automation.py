@@ -2,7 +2,6 @@
 
 import dagster as dg
 
-
 LOG_PIPELINE = dg.AssetSelection.groups("raw", "cleaned", "marts", "exports")
 
 daily_job = dg.define_asset_job(

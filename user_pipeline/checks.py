@@ -117,7 +117,7 @@ def reject_share(catalog: Catalog, days: Sequence[date], limit: float) -> dg.Ass
         "reject_share",
         f"raw_{catalog.feed.name}",
         [f"{entry.key}: {entry.rejects} of {entry.lines} lines, {entry.rejected}" for entry in over],
-        severity=dg.AssetCheckSeverity.WARN,
+        warn=True,
         limit=limit,
         greatest_share=max((entry.rejects / entry.lines for entry in entries), default=0.0),
     )
@@ -130,7 +130,7 @@ def no_broken_objects(catalog: Catalog) -> dg.AssetCheckResult:
         "no_broken_objects",
         f"raw_{catalog.feed.name}",
         [f"{entry.key}: {entry.error}" for entry in broken],
-        severity=dg.AssetCheckSeverity.WARN,
+        warn=True,
     )
 
 
@@ -194,7 +194,7 @@ def every_row_accounted(
             totals[name] += count
         if rows != cleaned + duplicates + other:
             wrong.append(f"{day}: {rows} raw, {cleaned} cleaned, {duplicates} duplicates, {other} other environments")
-    return _result("every_row_accounted", feed.name, wrong, **totals)
+    return _result("every_row_accounted", feed.name, wrong, warn=False, **totals)
 
 
 def only_production(feed: Feed, staging: Postgres, days: Sequence[date]) -> dg.AssetCheckResult:
@@ -255,12 +255,12 @@ def latest_email(asset: str, databases: Databases, days: Sequence[date]) -> dg.A
     updates = _slice(USER_UPDATES, days)
     latest = (
         "select distinct on (user_id) user_id, email, updated_at from "
-        f"{updates} order by user_id, updated_at desc, email collate \"C\" desc"
+        f'{updates} order by user_id, updated_at desc, email collate "C" desc'
     )
     with databases.staging.query(latest) as reader, databases.analytics.transaction() as transaction:
         transaction.load("latest", reader)
         rows = transaction.fetch(
-            f"""
+            """
             select l.user_id from latest l left join public.users u using (user_id)
             where u.user_id is null or u.updated_at < l.updated_at
               or (u.updated_at = l.updated_at and u.email is distinct from l.email)
@@ -299,7 +299,7 @@ def _result(
     asset: str,
     problems: list[str],
     *,
-    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+    warn: bool = False,
     **numbers: float,
 ) -> dg.AssetCheckResult:
     shown = [*problems[:_NAMED], *([f"and {len(problems) - _NAMED} more"] if len(problems) > _NAMED else [])]
@@ -307,7 +307,7 @@ def _result(
         asset_key=asset,
         check_name=name,
         passed=not problems,
-        severity=severity,
+        severity=dg.AssetCheckSeverity.WARN if warn else dg.AssetCheckSeverity.ERROR,
         description="; ".join(shown) or None,
         metadata={**numbers, "problems": len(problems)},
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 PREFIX = "USER_PIPELINE_"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]")
@@ -66,7 +66,8 @@ class Database:
     url: str | None
 
     def __repr__(self) -> str:
-        return f"Database({self.variable}, {hide_password(self.url) if self.url else f'embedded {self.name!r}'})"
+        where = hide_password(self.url) if self.url else f"embedded {self.name!r}"
+        return f"Database({self.variable}, {where})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +131,9 @@ def current() -> Settings:
 
 def hide_password(url: str) -> str:
     """``url`` with ``***`` for its password, wherever libpq accepts one: safe to print."""
-    parts = urlsplit(url)
-    userinfo, at, host = parts.netloc.rpartition("@")
-    if at and ":" in userinfo:
-        userinfo = userinfo.split(":", 1)[0] + ":***"
-    query = re.sub(r"((?:^|&)(?:ssl)?password=)[^&]*", r"\1***", parts.query)
-    return urlunsplit(parts._replace(netloc=userinfo + at + host, query=query))
+    # Not parsed: a URL that cannot be parsed must not show its password either.
+    url = re.sub(r"(://[^:/@]*:).*@", r"\1***@", url, flags=re.DOTALL)
+    return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1***", url)
 
 
 def _parse_bytes(value: str) -> int:
@@ -158,14 +156,18 @@ class _Reader:
         variable, value = self._get(name)
         if not value:
             return Location(variable, str(default))
-        parts = urlsplit(value)
+        expected = "s3://bucket[/prefix] or the path of a directory"
+        try:
+            parts = urlsplit(value)
+        except ValueError:
+            raise SettingsError(variable, hide_password(value), expected) from None
         if parts.scheme == "s3":
             if not _BUCKET.fullmatch(parts.netloc):
                 raise SettingsError(variable, value, "s3://bucket[/prefix] with a valid bucket name")
             prefix = parts.path.strip("/")
             return Location(variable, f"s3://{parts.netloc}" + (f"/{prefix}" if prefix else ""))
         if "://" in value:
-            raise SettingsError(variable, hide_password(value), "s3://bucket[/prefix] or the path of a directory")
+            raise SettingsError(variable, hide_password(value), expected)
         return Location(variable, str(Path(value).expanduser().absolute()))
 
     def database(self, variable: str, name: str) -> Database:

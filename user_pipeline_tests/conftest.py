@@ -37,9 +37,7 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 
 
 @pytest.fixture
-def platform(
-    postgres: EmbeddedPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Platform]:
+def platform(postgres: EmbeddedPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
     """An empty platform: directories, two empty databases, and the settings that name them."""
     with Platform.create(postgres, tmp_path) as made:
         for name, value in made.environment.items():

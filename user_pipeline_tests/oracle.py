@@ -90,11 +90,14 @@ def users(updates: Iterable[Update]) -> list[tuple[int, str, str, datetime]]:
     return sorted((u.user_id, u.email, u.name, u.updated_at) for u in latest.values())
 
 
-def user_page_views(views: Iterable[View], updates: Iterable[Update]) -> list[tuple[int, str | None, str, int, datetime]]:
+def user_page_views(
+    views: Iterable[View], updates: Iterable[Update]
+) -> list[tuple[int, str | None, str, int, datetime]]:
     emails = {user_id: email for user_id, email, _, _ in users(updates)}
     seen: dict[tuple[int, str], list[datetime]] = defaultdict(list)
     for view in views:
         seen[view.user_id, view.url].append(view.ts)
     return sorted(
-        ((user_id, emails.get(user_id), url, len(ts), max(ts)) for (user_id, url), ts in seen.items()), key=repr
+        ((user_id, emails.get(user_id), url, len(ts), max(ts)) for (user_id, url), ts in seen.items()),
+        key=repr,
     )

@@ -103,7 +103,10 @@ class Platform:
             selection = selection.without_checks()
         job = dg.define_asset_job("test_job", selection=selection)
         resolved = dg.Definitions.merge(defs, dg.Definitions(jobs=[job])).resolve_job_def("test_job")
-        tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last or first}
+        tags = {
+            "dagster/asset_partition_range_start": first,
+            "dagster/asset_partition_range_end": last or first,
+        }
         return resolved.execute_in_process(
             tags=tags if last else None,
             partition_key=None if last else first,
@@ -133,7 +136,11 @@ def view(ts: str, url: str = "/a", user_id: Any = 1, environment: str = "product
 
 
 def update(
-    updated_at: str, user_id: Any = 1, email: str = "a@example.com", name: str = "Ann", environment: str = "production"
+    updated_at: str,
+    user_id: Any = 1,
+    email: str = "a@example.com",
+    name: str = "Ann",
+    environment: str = "production",
 ) -> str:
     """One user update as the application logs it."""
     fields = (updated_at, str(user_id), email, name, environment)

@@ -10,7 +10,14 @@ from typing import TypeVar
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from user_pipeline.local.postgres import EmbeddedPostgres
 from user_pipeline_tests import oracle
@@ -29,7 +36,13 @@ moments = st.builds(
 user_ids = st.integers(1, 3)
 environments = st.sampled_from(["production", "production", "production", "staging", "Production"])
 view_lines = st.one_of(
-    st.builds(view, moments, st.sampled_from(["/a", "/b", "/ü;'\"\\"]), st.one_of(user_ids, user_ids.map(str)), environments),
+    st.builds(
+        view,
+        moments,
+        st.sampled_from(["/a", "/b", "/ü;'\"\\"]),
+        st.one_of(user_ids, user_ids.map(str)),
+        environments,
+    ),
     st.sampled_from(["", "{broken", '{"ts": "2017-04-01T00:00:00", "url": "/x", "environment": "production"}']),
 )
 update_lines = st.one_of(
@@ -133,7 +146,9 @@ class Pipeline(RuleBasedStateMachine):
 
     def _materialize(self, days: list[date], select: Iterable[str]) -> None:
         first, last = str(days[0]), str(days[-1])
-        assert self.platform.materialize(first, None if first == last else last, select=tuple(select), checks=False).success
+        assert self.platform.materialize(
+            first, None if first == last else last, select=tuple(select), checks=False
+        ).success
 
     def _read(self, *folders: str) -> None:
         for folder in folders:
@@ -150,7 +165,7 @@ def _sorted(rows: Iterable[tuple[object, ...]]) -> list[tuple[object, ...]]:
 
 def test_any_history_gives_the_full_recompute(postgres: EmbeddedPostgres) -> None:
     Pipeline.postgres = postgres
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Pipeline,
         settings=settings(
             max_examples=settings().max_examples if settings.get_current_profile_name() == "thorough" else 12,

@@ -1,14 +1,13 @@
 """Cleaned: production only, every event once, in the staging database."""
 
 import dagster as dg
-import narwhals as nw
 
-from user_pipeline.assets.common import SHARED, column_schema
+from user_pipeline.assets.common import column_schema, daily_asset
+from user_pipeline.transforms import Frame
 from user_pipeline.transforms.cleaned import clean_page_views, clean_user_updates, count_by_environment
 
 
-@dg.asset(
-    **SHARED,
+@daily_asset(
     group_name="cleaned",
     kinds={"postgres", "table"},
     io_manager_key="staging_io_manager",
@@ -24,14 +23,13 @@ from user_pipeline.transforms.cleaned import clean_page_views, clean_user_update
         ),
     },
 )
-def user_updates(context: dg.AssetExecutionContext, raw_user_updates: nw.LazyFrame) -> nw.LazyFrame:
+def user_updates(context: dg.AssetExecutionContext, raw_user_updates: Frame) -> Frame:
     """The day's user updates in production, each once."""
     _add_counts(context, raw_user_updates, "updated_at")
     return clean_user_updates(raw_user_updates)
 
 
-@dg.asset(
-    **SHARED,
+@daily_asset(
     group_name="cleaned",
     kinds={"postgres", "table"},
     io_manager_key="staging_io_manager",
@@ -46,13 +44,13 @@ def user_updates(context: dg.AssetExecutionContext, raw_user_updates: nw.LazyFra
         ),
     },
 )
-def page_views(context: dg.AssetExecutionContext, raw_page_views: nw.LazyFrame) -> nw.LazyFrame:
+def page_views(context: dg.AssetExecutionContext, raw_page_views: Frame) -> Frame:
     """The day's page views in production, each once."""
     _add_counts(context, raw_page_views, "ts")
     return clean_page_views(raw_page_views)
 
 
-def _add_counts(context: dg.AssetExecutionContext, raw: nw.LazyFrame, event_time: str) -> None:
+def _add_counts(context: dg.AssetExecutionContext, raw: Frame, event_time: str) -> None:
     """Delivered rows of each day, by whether they are production; the IO manager adds how many were kept."""
     counted = {
         row["day"].date().isoformat(): row

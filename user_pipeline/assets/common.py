@@ -1,6 +1,7 @@
 """What every asset of the log pipeline shares."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import dagster as dg
@@ -16,13 +17,18 @@ OWNERS = ["team:data-platform"]
 RETRY = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 """For what may pass by itself: a store or database that is restarting. Permanent errors end a step at once."""
 
-SHARED: dict[str, Any] = {
-    "partitions_def": DAILY,
-    # A run costs seconds of start-up whatever it does, so a range of days is one run.
-    "backfill_policy": dg.BackfillPolicy.single_run(),
-    "owners": OWNERS,
-    "retry_policy": RETRY,
-}
+
+def daily_asset(**options: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:  # noqa: ANN401 - dg.asset's
+    """:func:`dagster.asset` with what all assets have in common."""
+    decorator: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(
+        partitions_def=DAILY,
+        # A run costs seconds of start-up whatever it does, so a range of days is one run.
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        owners=OWNERS,
+        retry_policy=RETRY,
+        **options,
+    )
+    return decorator
 
 
 def column_schema(*columns: tuple[str, str, str], unique: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -1,13 +1,10 @@
 """Exports: the tables people query, as files they can take away."""
 
-import dagster as dg
-import narwhals as nw
-
-from user_pipeline.assets.common import SHARED, column_schema
+from user_pipeline.assets.common import column_schema, daily_asset
+from user_pipeline.transforms import Frame
 
 
-@dg.asset(
-    **SHARED,
+@daily_asset(
     group_name="exports",
     kinds={"s3", "csv"},
     io_manager_key="csv_io_manager",
@@ -23,6 +20,6 @@ from user_pipeline.assets.common import SHARED, column_schema
         ),
     },
 )
-def user_page_views_csv(user_page_views: nw.LazyFrame) -> nw.LazyFrame:
+def user_page_views_csv(user_page_views: Frame) -> Frame:
     """user_page_views as it stands after the day, as CSV with a header, ordered by user and page."""
     return user_page_views.sort("user_id", "url")

@@ -1,14 +1,11 @@
 """Marts: the tables people query, kept exact by replacing each day's contribution."""
 
-import dagster as dg
-import narwhals as nw
-
-from user_pipeline.assets.common import SHARED, column_schema
+from user_pipeline.assets.common import column_schema, daily_asset
+from user_pipeline.transforms import Frame
 from user_pipeline.transforms.marts import daily_page_views, latest_updates
 
 
-@dg.asset(
-    **SHARED,
+@daily_asset(
     group_name="marts",
     kinds={"postgres", "table"},
     io_manager_key="analytics_io_manager",
@@ -23,13 +20,12 @@ from user_pipeline.transforms.marts import daily_page_views, latest_updates
         ),
     },
 )
-def users(user_updates: nw.LazyFrame) -> nw.LazyFrame:
+def users(user_updates: Frame) -> Frame:
     """The latest update of each user, over all days."""
     return latest_updates(user_updates)
 
 
-@dg.asset(
-    **SHARED,
+@daily_asset(
     group_name="marts",
     kinds={"postgres", "table"},
     io_manager_key="analytics_io_manager",
@@ -38,7 +34,11 @@ def users(user_updates: nw.LazyFrame) -> nw.LazyFrame:
         "maintained": True,
         **column_schema(
             ("user_id", "bigint", "Who viewed the page."),
-            ("email", "text", "The user's latest e-mail address; null if no valid production update is known."),
+            (
+                "email",
+                "text",
+                "The user's latest e-mail address; null if no valid production update is known.",
+            ),
             ("url", "text", "The page."),
             ("count", "bigint", "How many distinct views, over all days."),
             ("last_viewed", "timestamp", "The latest of them, UTC."),
@@ -46,6 +46,6 @@ def users(user_updates: nw.LazyFrame) -> nw.LazyFrame:
         ),
     },
 )
-def user_page_views(page_views: nw.LazyFrame) -> nw.LazyFrame:
+def user_page_views(page_views: Frame) -> Frame:
     """Who looked at which page, how often and when last, with the user's latest e-mail, over all days."""
     return daily_page_views(page_views)

@@ -4,18 +4,18 @@ from collections import Counter
 from datetime import UTC, date, datetime
 
 import dagster as dg
-import narwhals as nw
 
 from user_pipeline import settings
-from user_pipeline.assets.common import SHARED, column_schema
+from user_pipeline.assets.common import column_schema, daily_asset
 from user_pipeline.errors import never_retried
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
 from user_pipeline.ingest.fragments import gather
-from user_pipeline.ingest.reader import BrokenObjects, Ingested, read_new_objects
+from user_pipeline.ingest.reader import BrokenObjectsError, Ingested, read_new_objects
 from user_pipeline.ingest.rejects import publish_rejects
 from user_pipeline.resources.engine import Engine
 from user_pipeline.resources.object_store import ObjectStorage
 from user_pipeline.resources.postgres import Databases
+from user_pipeline.transforms import Frame
 
 _WHERE_FROM = (
     ("source_object", "string", "Key of the object the row was delivered in."),
@@ -23,8 +23,7 @@ _WHERE_FROM = (
 )
 
 
-@dg.asset(
-    **SHARED,
+@daily_asset(
     group_name="raw",
     kinds={"s3", "csv", "parquet"},
     io_manager_key="lake_io_manager",
@@ -42,13 +41,12 @@ def raw_user_updates(
     storage: dg.ResourceParam[ObjectStorage],
     engine: dg.ResourceParam[Engine],
     databases: dg.ResourceParam[Databases],
-) -> dict[str, nw.LazyFrame]:
+) -> dict[str, Frame]:
     """Every well-formed user update of the day as delivered, duplicates and all environments included."""
     return _raw(context, USER_UPDATES, storage, engine, databases)
 
 
-@dg.asset(
-    **SHARED,
+@daily_asset(
     group_name="raw",
     kinds={"s3", "json", "parquet"},
     io_manager_key="lake_io_manager",
@@ -65,14 +63,18 @@ def raw_page_views(
     storage: dg.ResourceParam[ObjectStorage],
     engine: dg.ResourceParam[Engine],
     databases: dg.ResourceParam[Databases],
-) -> dict[str, nw.LazyFrame]:
+) -> dict[str, Frame]:
     """Every well-formed page view of the day as delivered, duplicates and all environments included."""
     return _raw(context, PAGE_VIEWS, storage, engine, databases)
 
 
 def _raw(
-    context: dg.AssetExecutionContext, feed: Feed, storage: ObjectStorage, engine: Engine, databases: Databases
-) -> dict[str, nw.LazyFrame]:
+    context: dg.AssetExecutionContext,
+    feed: Feed,
+    storage: ObjectStorage,
+    engine: Engine,
+    databases: Databases,
+) -> dict[str, Frame]:
     """Read what is new in the source, then gather the run's days from everything read so far."""
     with never_retried():
         ingested = read_new_objects(
@@ -86,7 +88,7 @@ def _raw(
         )
         context.add_asset_metadata(_counts(ingested))
         if ingested.broken:
-            raise BrokenObjects(feed, ingested.broken)
+            raise BrokenObjectsError(feed, ingested.broken)
         days = [date.fromisoformat(key) for key in context.partition_keys]
         frames = gather(feed, ingested.catalog, storage, engine, days)
     return {day.isoformat(): frames[day] for day in days}

@@ -127,7 +127,8 @@ class Catalog:
                 select l.path, l.e_tag, l.size, l.last_modified
                 from listed l left join known k on k.key = l.path
                 where k.key is null or k.etag <> l.e_tag
-                  or (k.start_date > $start and list_contains(list_transform(k.rejected, r -> r.reason), 'out_of_range'))
+                  or (k.start_date > $start
+                    and list_contains(list_transform(k.rejected, r -> r.reason), 'out_of_range'))
                 order by l.last_modified, l.path
                 """,
                 {"start": start_date},
@@ -235,13 +236,13 @@ def _schema() -> "pa.Schema":
     )
 
 
-def _merge(old: "pa.Table", new: "pa.Table") -> "pa.Table":
+def _merge(old: "pa.Table", new: "pa.Table") -> "pa.Table":  # noqa: ARG001 - DuckDB finds them by name
     import duckdb
 
     with duckdb.connect() as connection:
         merged = connection.execute(
             """
-            from (select * from old anti join new using (key) union all by name select * from new) order by key
+            from (from old anti join new using (key) union all by name from new) order by key
             """
         ).to_arrow_table()
     return merged.cast(_schema())

@@ -9,6 +9,7 @@ import narwhals as nw
 
 from user_pipeline.ingest.catalog import Catalog, fragment_path
 from user_pipeline.ingest.feeds import Feed
+from user_pipeline.transforms import Frame
 
 if TYPE_CHECKING:
     import duckdb
@@ -21,7 +22,7 @@ _TYPES = {"ts": "timestamp", "updated_at": "timestamp", "user_id": "bigint", "so
 
 def gather(
     feed: Feed, catalog: Catalog, storage: "ObjectStorage", engine: "Engine", days: Sequence[date]
-) -> dict[date, nw.LazyFrame]:
+) -> dict[date, Frame]:
     """The rows of some days, a lazy frame each.
 
     Returns:
@@ -61,17 +62,17 @@ def _union(relations: "list[duckdb.DuckDBPyRelation]") -> "duckdb.DuckDBPyRelati
 def _empty(connection: "duckdb.DuckDBPyConnection", feed: Feed) -> "duckdb.DuckDBPyRelation":
     columns = (*feed.columns, "source_object", "source_line")
     return connection.sql(
-        "select " + ", ".join(f"null::{_TYPES.get(column, 'varchar')} as {column}" for column in columns) + " where false"
+        "select "
+        + ", ".join(f"null::{_TYPES.get(column, 'varchar')} as {column}" for column in columns)
+        + " where false"
     )
 
 
 def _fetch(storage: "ObjectStorage", path: str, scratch: Path | None) -> Path:
     """The fragment as a local file."""
-    if scratch is None:
-        file = storage.lake_file(path)
-        assert file is not None
+    if (file := storage.lake_file(path)) is not None:
         return file
-    file = scratch / path.replace("/", "-")
+    file = (scratch or Path()) / path.replace("/", "-")
     with file.open("wb") as target:
         for chunk in storage.lake.get(path).stream():
             target.write(chunk)

@@ -53,10 +53,8 @@ def open_text(chunks: Iterable[bytes | memoryview], name: str) -> io.BufferedIOB
     return raw
 
 
-def cut(
-    stream: io.BufferedIOBase, *, quoted_newlines: bool, counter: LineCounter
-) -> Iterator["pa.RecordBatch"]:
-    """Yield the lines of a stream in batches.
+def cut(stream: io.BufferedIOBase, *, quoted_newlines: bool, counter: LineCounter) -> Iterator["pa.RecordBatch"]:
+    r"""Yield the lines of a stream in batches.
 
     Args:
         stream: the decompressed bytes.
@@ -156,7 +154,12 @@ class _Lines:
             keep, complete = self._join_quoted(octets, starts, ends, at_end=at_end)
             if complete < len(ends):
                 self.next_number = first_number + complete
-                starts, ends, numbers, keep = starts[:complete], ends[:complete], numbers[:complete], keep[:complete]
+                starts, ends, numbers, keep = (
+                    starts[:complete],
+                    ends[:complete],
+                    numbers[:complete],
+                    keep[:complete],
+                )
             starts, numbers = starts[keep], numbers[keep]
         self.count = len(starts)
         self.used = int(ends[-1]) if len(ends) else 0
@@ -164,7 +167,12 @@ class _Lines:
         self._numbers = numbers
 
     def _join_quoted(
-        self, octets: "np.ndarray[Any, Any]", starts: "np.ndarray[Any, Any]", ends: "np.ndarray[Any, Any]", *, at_end: bool
+        self,
+        octets: "np.ndarray[Any, Any]",
+        starts: "np.ndarray[Any, Any]",
+        ends: "np.ndarray[Any, Any]",
+        *,
+        at_end: bool,
     ) -> "tuple[np.ndarray[Any, Any], int]":
         """Which lines begin a record, and how many lines are complete.
 

@@ -1,7 +1,6 @@
 """Read what is new in the source: every object once, in passes of bounded size."""
 
 import logging
-import os
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -34,14 +33,14 @@ PublishRejects = Callable[[Feed, Sequence[str], "pa.RecordBatchReader"], None]
 (``source_object``, ``source_line``, ``reason``, ``line``)."""
 
 
-class BrokenObjects(PermanentError):
+class BrokenObjectsError(PermanentError):
     """Objects that could not be read to their end; all others are in."""
 
     def __init__(self, feed: Feed, broken: Sequence[Entry]) -> None:
         named = "; ".join(f"{entry.key}: {entry.error}" for entry in broken)
         super().__init__(
-            f"{len(broken)} object(s) of {feed.folder} cannot be read ({named}). All others are in. Put a whole "
-            "copy in their place, or leave them: they are read again when they change, and the next run goes on without."
+            f"{len(broken)} object(s) of {feed.folder} cannot be read ({named}). All others are in. Put whole "
+            "copies in their place, or leave them: they are read again when they change, and the next run goes on."
         )
         self.broken = tuple(broken)
 
@@ -127,8 +126,7 @@ def list_objects(source: "Store", feed: Feed) -> "pa.Table":
 
     columns = ["path", "last_modified", "size", "e_tag"]
     pages = [
-        pa.record_batch(page).select(columns)
-        for page in source.list(feed.folder, chunk_size=10_000, return_arrow=True)
+        pa.record_batch(page).select(columns) for page in source.list(feed.folder, chunk_size=10_000, return_arrow=True)
     ]
     if not pages:
         return pa.table({name: pa.array([], pa.string()) for name in columns})
@@ -183,7 +181,8 @@ class _Pass:
         self._reject_doubtful(connection)
         paths = [item["path"] for item in objects]
         connection.execute(
-            "create temp table objects as select unnest($n::int[]) as object, unnest($paths::varchar[]) as source_object",
+            "create temp table objects as "
+            "select unnest($n::int[]) as object, unnest($paths::varchar[]) as source_object",
             {"n": list(range(len(paths))), "paths": paths},
         )
         days = self._write_fragments(connection, lake)
@@ -211,7 +210,12 @@ class _Pass:
         import pyarrow as pa
 
         schema = pa.schema(
-            [("object", pa.int32()), ("line", pa.int64()), ("text", pa.large_string()), ("broken", pa.bool_())]
+            [
+                ("object", pa.int32()),
+                ("line", pa.int64()),
+                ("text", pa.large_string()),
+                ("broken", pa.bool_()),
+            ]
         )
         lines = pa.RecordBatchReader.from_batches(schema, self._lines(objects, schema))  # noqa: F841 - by name
         connection.execute(
@@ -233,12 +237,11 @@ class _Pass:
                 response = self._source.get(item["path"])
                 self._etags[number] = response.meta["e_tag"] or item["e_tag"]
                 stream = open_text(response.stream(), item["path"])
-                for batch in cut(
-                    stream, quoted_newlines=self._feed.quoted_newlines, counter=self._counters[number]
-                ):
+                for batch in cut(stream, quoted_newlines=self._feed.quoted_newlines, counter=self._counters[number]):
                     owner = pa.repeat(pa.scalar(number, pa.int32()), batch.num_rows)
                     yield pa.RecordBatch.from_arrays(
-                        [owner, batch["line"], batch["text"].cast(pa.large_string()), batch["broken"]], schema=schema
+                        [owner, batch["line"], batch["text"].cast(pa.large_string()), batch["broken"]],
+                        schema=schema,
                     )
                 # A bucket serves one content to the end; a file can be rewritten while it is read.
                 if isinstance(self._source, LocalStore):
@@ -276,9 +279,7 @@ class _Pass:
         if malformed:
             connection.executemany("update parsed set reason = 'malformed' where object = ? and line = ?", malformed)
 
-    def _write_fragments(
-        self, connection: "duckdb.DuckDBPyConnection", lake: "Store"
-    ) -> dict[str, dict[date, int]]:
+    def _write_fragments(self, connection: "duckdb.DuckDBPyConnection", lake: "Store") -> dict[str, dict[date, int]]:
         """Write the rows, a file a day; the rows of each object and day are counted in what was written."""
         target = self._engine.new_scratch("fragments")
         columns = ", ".join(self._feed.columns)
@@ -356,7 +357,7 @@ def _single_file(connection: "duckdb.DuckDBPyConnection", parts: list[Path]) -> 
         "(format parquet, compression zstd)"
     )
     for part in parts:
-        os.unlink(part)
+        part.unlink()
     return whole
 
 

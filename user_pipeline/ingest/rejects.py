@@ -28,7 +28,8 @@ def publish_rejects(staging: "Postgres") -> PublishRejects:
             transaction.load("incoming", rejects)
             transaction.execute("lock table public.rejected_lines in share row exclusive mode")
             transaction.execute(
-                "delete from public.rejected_lines r using read_objects o where r.feed = $1 and r.source_object = o.source_object",
+                "delete from public.rejected_lines r using read_objects o "
+                "where r.feed = $1 and r.source_object = o.source_object",
                 (feed.name,),
             )
             transaction.execute(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 BATCH_ROWS = 100_000
 
 
-def to_reader(frame: Any) -> "pa.RecordBatchReader":  # noqa: ANN401 - any narwhals-compatible frame
+def to_reader(frame: Any) -> "pa.RecordBatchReader":
     """Stream a frame's rows as Arrow batches.
 
     Args:
@@ -75,8 +75,8 @@ def plain_schema(schema: "pa.Schema") -> "pa.Schema":
 
 def hand_over(
     relation: "duckdb.DuckDBPyRelation",
-    annotation: Any,  # noqa: ANN401 - whatever type the consumer names
-) -> Any:  # noqa: ANN401
+    annotation: Any,
+) -> Any:
     """Give a DuckDB relation as the type a consumer asks for.
 
     Args:
@@ -94,7 +94,7 @@ def hand_over(
     return _GIVE[name](relation)
 
 
-def _full_name(annotation: Any) -> str:  # noqa: ANN401
+def _full_name(annotation: Any) -> str:
     origin = typing.get_origin(annotation) or annotation
     if origin in (None, Any, typing.Any, type(None)):
         return "narwhals.LazyFrame"

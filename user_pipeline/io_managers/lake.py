@@ -82,7 +82,9 @@ def partition_path(asset: str, partition: str) -> str:
     return f"{asset}/date={partition}/{asset}.parquet"
 
 
-def fetch_partitions(storage: "ObjectStorage", engine: "Engine", asset: str, partitions: "list[str] | Any") -> list[Path]:
+def fetch_partitions(
+    storage: "ObjectStorage", engine: "Engine", asset: str, partitions: "list[str] | Any"
+) -> list[Path]:
     """Bring partitions onto the local disk; from a lake in a directory they are used where they are.
 
     Raises:
@@ -109,7 +111,7 @@ def fetch_partitions(storage: "ObjectStorage", engine: "Engine", asset: str, par
     return files
 
 
-def _write(frame: Any, file: Path) -> int:  # noqa: ANN401 - any narwhals-compatible frame
+def _write(frame: Any, file: Path) -> int:
     import pyarrow.parquet as pq
 
     wrapped = nw.from_native(frame, pass_through=True)

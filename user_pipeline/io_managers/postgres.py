@@ -128,7 +128,5 @@ def _slice(context: dg.OutputContext | dg.InputContext, metadata: Any) -> Slice 
 
 
 def _count_days(transaction: Any, column: str) -> dict[str, int]:
-    rows = transaction.fetch(
-        f"select to_char({quote(column)}, 'YYYY-MM-DD'), count(*) from incoming group by 1"
-    )
+    rows = transaction.fetch(f"select to_char({quote(column)}, 'YYYY-MM-DD'), count(*) from incoming group by 1")
     return dict(rows)

@@ -122,7 +122,8 @@ def merge(transaction: Transaction, name: str, window: tuple[datetime, datetime]
     check_slice(transaction, Table("public", name), part, part.condition(rows.schema.names))
     first, end = window
     transaction.execute(
-        f"create temporary table slice on commit drop as select date '{first:%Y-%m-%d}' as first_day, date '{end:%Y-%m-%d}' as end_day"
+        "create temporary table slice on commit drop as "
+        f"select date '{first:%Y-%m-%d}' as first_day, date '{end:%Y-%m-%d}' as end_day"
     )
     sql = files("user_pipeline").joinpath("sql")
     scripts = sorted(sql.joinpath(name).iterdir(), key=lambda script: script.name)
@@ -148,7 +149,8 @@ def check_slice(transaction: Transaction, table: Table, part: Slice | None, cond
     [(outside,)] = transaction.fetch(f"select count(*) from {INCOMING} where ({condition}) is not true")
     if outside:
         raise SliceError(
-            f"{outside} of the rows for {table} lie outside the slice {part}; an asset gives only rows of its own partitions"
+            f"{outside} of the rows for {table} lie outside the slice {part}; "
+            "an asset gives only rows of its own partitions"
         )
 
 

@@ -28,7 +28,7 @@ class _Group(click.Group):
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
-    r"""The user_pipeline platform on this machine.
+    """The user_pipeline platform on this machine.
 
     \b
     From a fresh checkout:
@@ -45,9 +45,7 @@ def main() -> None:
 @main.command()
 @click.option("--days", type=click.IntRange(1), default=7, show_default=True, help="Days of events.")
 @click.option("--users", type=click.IntRange(1), default=1_000, show_default=True, help="People who visit.")
-@click.option(
-    "--views-per-day", type=click.IntRange(0), default=20_000, show_default=True, help="Page views a day."
-)
+@click.option("--views-per-day", type=click.IntRange(0), default=20_000, show_default=True, help="Page views a day.")
 @click.option(
     "--start",
     type=click.DateTime(["%Y-%m-%d"]),
@@ -64,7 +62,7 @@ def sample(days: int, users: int, views_per_day: int, start: datetime | None, se
     The same options write the same bytes on any machine. An object that is already there with the same
     content is left alone, one that is not part of the sample always; more --days add to fewer.
     """
-    from user_pipeline.local.sample_logs import SampleLogs  # noqa: PLC0415
+    from user_pipeline.local.sample_logs import SampleLogs
 
     current = settings.current()
     first_day = start.date() if start else current.start_date
@@ -90,7 +88,7 @@ def sample(days: int, users: int, views_per_day: int, start: datetime | None, se
 
 
 def _store(location: settings.Location) -> "ObjectStore":
-    from obstore.store import LocalStore, S3Store  # noqa: PLC0415 - heavy
+    from obstore.store import LocalStore, S3Store
 
     if not location.is_s3:
         return LocalStore(location.url, mkdir=True)
@@ -110,7 +108,7 @@ def _content(store: "ObjectStore", key: str) -> bytes | None:
 
 @main.command()
 def env() -> None:
-    r"""Print every resolved setting as a line of shell.
+    """Print every resolved setting as a line of shell.
 
     \b
       eval "$(user-pipeline env)"

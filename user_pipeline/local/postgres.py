@@ -134,7 +134,7 @@ class EmbeddedPostgres:
 
     def create_database(self, name: str) -> None:
         """Create the database ``name`` unless it is there; any number of processes may do it at once."""
-        from psycopg2 import errors, sql  # noqa: PLC0415 - heavy
+        from psycopg2 import errors, sql
 
         with _connected(self) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT FROM pg_database WHERE datname = %s", (name,))
@@ -250,7 +250,7 @@ def _try_lock(server: EmbeddedPostgres) -> Iterator[int | None]:
 
 @contextmanager
 def _connected(server: EmbeddedPostgres) -> "Iterator[Connection]":
-    import psycopg2  # noqa: PLC0415 - heavy
+    import psycopg2
 
     connection = psycopg2.connect(
         host=str(server.socket_dir), port=PORT, user=SUPERUSER, dbname="postgres", connect_timeout=10
@@ -272,7 +272,7 @@ def _silence(server: EmbeddedPostgres) -> str | None:
             return "there is no socket yet"
     except FileNotFoundError:
         return "there is no cluster yet"
-    import psycopg2  # noqa: PLC0415 - heavy
+    import psycopg2
 
     try:
         with _connected(server) as connection, connection.cursor() as cursor:
@@ -294,9 +294,7 @@ def _check_private(server: EmbeddedPostgres) -> None:
     status = server.socket_dir.lstat()
     if status.st_uid != server.uid or filemode(status.st_mode) != "drwx------":
         problem = f"needs {server.socket_dir} for its socket, and it is not a private directory of its user"
-        raise EmbeddedPostgresError(
-            server, problem, "Remove that, or set USER_PIPELINE_DATA_DIR to a short path."
-        )
+        raise EmbeddedPostgresError(server, problem, "Remove that, or set USER_PIPELINE_DATA_DIR to a short path.")
 
 
 def _start(server: EmbeddedPostgres, lock: int) -> None:

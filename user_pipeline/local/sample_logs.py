@@ -68,9 +68,7 @@ class SampleLogs:
         events = _page_views(self)
         for day in range(self.days):
             today = self.start + timedelta(days=day)
-            yield from updates.deliver(
-                day, _with_broken(_user_updates(self, day), _broken_updates(today), day)
-            )
+            yield from updates.deliver(day, _with_broken(_user_updates(self, day), _broken_updates(today), day))
             yield from views.deliver(day, _with_broken(next(events), _broken_views(today), day))
         yield from updates.deliver_rest(self.days)
         yield from views.deliver_rest(self.days)

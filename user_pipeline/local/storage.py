@@ -74,9 +74,7 @@ class PostgresStorage(DagsterPostgresStorage):
             "config_yaml": whole.config_yaml,
         }
         # JSON is YAML, too.
-        return ConfigurableClassData(
-            "dagster._core.storage.legacy_storage", wrapper, json.dumps(configuration)
-        )
+        return ConfigurableClassData("dagster._core.storage.legacy_storage", wrapper, json.dumps(configuration))
 
 
 class DataDirComputeLogManager(LocalComputeLogManager):

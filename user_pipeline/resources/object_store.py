@@ -141,8 +141,13 @@ def _probe(store: "S3Store", location: Location, bucket: str, endpoint: str | No
         reason = str(error)
         if "NoSuchBucket" in reason:
             problem = f"the bucket {bucket!r} does not exist at {where}"
-        elif any(sign in reason for sign in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "401")):
-            problem = f"{where} refuses the AWS credentials for the bucket {bucket!r}; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE and the bucket's policy"
+        elif any(
+            sign in reason for sign in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "401")
+        ):
+            problem = (
+                f"{where} refuses the AWS credentials for the bucket {bucket!r}; check AWS_ACCESS_KEY_ID, "
+                "AWS_SECRET_ACCESS_KEY, AWS_PROFILE and the bucket's policy"
+            )
         else:
             problem = f"{where} cannot be reached: {reason.splitlines()[0][:300]}"
         raise ObjectStoreError(location, problem) from error

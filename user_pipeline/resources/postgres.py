@@ -31,7 +31,12 @@ class DatabaseUnavailableError(Exception):
 # https://www.postgresql.org/docs/current/errcodes-appendix.html: what no second try mends.
 _PERMANENT_CLASSES = ("0A", "22", "23", "42")
 _REFUSED = ("28000", "28P01", "3D000", "42501")
-_REFUSED_TEXTS = ("password authentication failed", "does not exist", "permission denied", "no pg_hba.conf entry")
+_REFUSED_TEXTS = (
+    "password authentication failed",
+    "does not exist",
+    "permission denied",
+    "no pg_hba.conf entry",
+)
 
 
 class Postgres:
@@ -62,10 +67,10 @@ class Postgres:
             StatementError: it cannot carry out a statement.
         """
         with self._connection() as connection, connection.cursor() as cursor:
-            connection.adbc_connection.set_autocommit(False)  # noqa: FBT003
+            connection.adbc_connection.set_autocommit(False)
             yield Transaction(cursor)
             connection.commit()
-            connection.adbc_connection.set_autocommit(True)  # noqa: FBT003
+            connection.adbc_connection.set_autocommit(True)
 
     @contextmanager
     def query(self, sql: str) -> Iterator["pa.RecordBatchReader"]:
@@ -121,12 +126,13 @@ class Postgres:
         import adbc_driver_postgresql.dbapi as adbc
 
         try:
-            return adbc.connect(self.url, autocommit=True)
+            connection: Connection = adbc.connect(self.url, autocommit=True)
         except adbc.Error as error:
             # libpq's message never holds the password.
             message = f"{self.database.variable}: cannot connect to Postgres: {_first_line(error)}"
             refused = error.sqlstate in _REFUSED or any(text in str(error) for text in _REFUSED_TEXTS)
             raise (DatabaseError if refused else DatabaseUnavailableError)(message) from None
+        return connection
 
     def _explained(self, error: Any) -> Exception:  # noqa: ANN401 - the driver's error
         """The driver's error, without the statement and without the values Postgres quotes in details."""

@@ -2,12 +2,14 @@
 
 import narwhals as nw
 
+from user_pipeline.transforms import Frame
+
 PRODUCTION = "production"
 PAGE_VIEW_COLUMNS = ("ts", "url", "environment", "user_id")
 USER_UPDATE_COLUMNS = ("updated_at", "user_id", "email", "name", "environment")
 
 
-def clean_page_views(raw: nw.LazyFrame) -> nw.LazyFrame:
+def clean_page_views(raw: Frame) -> Frame:
     """Production page views without duplicates (equal in all of the feed's own columns).
 
     Args:
@@ -19,7 +21,7 @@ def clean_page_views(raw: nw.LazyFrame) -> nw.LazyFrame:
     return _distinct_production_rows(raw, PAGE_VIEW_COLUMNS)
 
 
-def clean_user_updates(raw: nw.LazyFrame) -> nw.LazyFrame:
+def clean_user_updates(raw: Frame) -> Frame:
     """Production user updates without duplicates (equal in all of the feed's own columns).
 
     Args:
@@ -31,7 +33,7 @@ def clean_user_updates(raw: nw.LazyFrame) -> nw.LazyFrame:
     return _distinct_production_rows(raw, USER_UPDATE_COLUMNS)
 
 
-def count_by_environment(raw: nw.LazyFrame, event_time: str) -> nw.LazyFrame:
+def count_by_environment(raw: Frame, event_time: str) -> Frame:
     """How many delivered rows of each day are production and how many are not.
 
     Args:
@@ -51,5 +53,5 @@ def count_by_environment(raw: nw.LazyFrame, event_time: str) -> nw.LazyFrame:
     )
 
 
-def _distinct_production_rows(raw: nw.LazyFrame, columns: tuple[str, ...]) -> nw.LazyFrame:
+def _distinct_production_rows(raw: Frame, columns: tuple[str, ...]) -> Frame:
     return raw.filter(nw.col("environment") == PRODUCTION).select(*columns).unique()

@@ -7,4 +7,4 @@ EMAIL_PATTERN = (
 )
 """A valid e-mail address as the WHATWG HTML standard defines it, the rule browsers apply to
 ``<input type=email>``: https://html.spec.whatwg.org/multipage/input.html#valid-e-mail-address.
-Anchored; works in RE2, Python and PostgreSQL."""
+Anchored, for RE2 and PostgreSQL; in Python use ``re.fullmatch``, because its ``$`` lets a line end pass."""

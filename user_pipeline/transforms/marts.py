@@ -2,8 +2,10 @@
 
 import narwhals as nw
 
+from user_pipeline.transforms import Frame
 
-def latest_updates(user_updates: nw.LazyFrame) -> nw.LazyFrame:
+
+def latest_updates(user_updates: Frame) -> Frame:
     """The latest update of each user on each day.
 
     Latest is the greatest ``updated_at``; ties go to the greatest ``email``, then ``name`` (by code point), so
@@ -22,7 +24,7 @@ def latest_updates(user_updates: nw.LazyFrame) -> nw.LazyFrame:
     )
 
 
-def daily_page_views(page_views: nw.LazyFrame) -> nw.LazyFrame:
+def daily_page_views(page_views: Frame) -> Frame:
     """How often each user viewed each page on each day, and when last.
 
     Args:

@@ -203,7 +203,13 @@ def test_a_quoted_row_in_a_name_does_not_become_a_row(platform: Platform) -> Non
     assert (row["user_id"], row["name"]) == (1, forged)
 
 
-@pytest.mark.parametrize("header", ["updated_at,user_id,email,name,environment\n", '"Updated_At","user_id","email","name","environment"\r\n'])
+@pytest.mark.parametrize(
+    "header",
+    [
+        "updated_at,user_id,email,name,environment\n",
+        '"Updated_At","user_id","email","name","environment"\r\n',
+    ],
+)
 def test_a_header_counts_as_a_header_on_the_first_line_only(platform: Platform, header: str) -> None:
     good = update("2017-04-01T00:00:00")
     platform.put("UserUpdates/a", header + good)
@@ -217,7 +223,10 @@ def test_a_header_counts_as_a_header_on_the_first_line_only(platform: Platform, 
 
 def test_crlf_byte_order_mark_and_blank_lines_change_nothing(platform: Platform) -> None:
     platform.put("PageViews/x", b"\xef\xbb\xbf" + f"{GOOD}\r\n\r\n  \n{GOOD}".encode())
-    platform.put("UserUpdates/x", b"\xef\xbb\xbf" + update("2017-04-01T00:00:00").replace("\n", "\r\n").encode() + b"\r\n")
+    platform.put(
+        "UserUpdates/x",
+        b"\xef\xbb\xbf" + update("2017-04-01T00:00:00").replace("\n", "\r\n").encode() + b"\r\n",
+    )
     [views] = ingest(platform, PAGE_VIEWS).entries
     [updates] = ingest(platform, USER_UPDATES).entries
     assert (views.lines, views.rows, views.blank, views.unaccounted) == (4, 2, 2, 0)
@@ -286,7 +295,9 @@ def test_gzip_is_told_by_content_and_may_have_several_members(platform: Platform
     }
 
 
-@pytest.mark.parametrize("damage", [lambda c: c[:-20], lambda c: c[:-1], lambda c: c[:-6] + b"xx" + c[-4:], lambda c: c[:1]])
+@pytest.mark.parametrize(
+    "damage", [lambda c: c[:-20], lambda c: c[:-1], lambda c: c[:-6] + b"xx" + c[-4:], lambda c: c[:1]]
+)
 def test_a_damaged_gzip_is_named_brings_nothing_and_is_read_again_when_it_changes(
     platform: Platform, damage: Any
 ) -> None:
@@ -313,7 +324,9 @@ def test_an_object_that_breaks_keeps_nothing_of_what_it_brought_before(platform:
     assert reasons(platform) == {}
 
 
-def test_empty_objects_missing_folders_hidden_names_and_folder_markers_are_no_trouble(platform: Platform) -> None:
+def test_empty_objects_missing_folders_hidden_names_and_folder_markers_are_no_trouble(
+    platform: Platform,
+) -> None:
     assert ingest(platform, PAGE_VIEWS).entries == []
     platform.put("PageViews/empty", "")
     platform.put("PageViews/empty.gz", "")
@@ -322,7 +335,10 @@ def test_empty_objects_missing_folders_hidden_names_and_folder_markers_are_no_tr
     platform.put_views("PageViews/_tmp/part", [GOOD])
     platform.put_views("PageViewsOfOthers/x", [GOOD])
     ingested = ingest(platform, PAGE_VIEWS)
-    assert {entry.key: entry.lines for entry in ingested.entries} == {"PageViews/empty": 0, "PageViews/empty.gz": 0}
+    assert {entry.key: entry.lines for entry in ingested.entries} == {
+        "PageViews/empty": 0,
+        "PageViews/empty.gz": 0,
+    }
 
 
 def test_each_object_is_read_once_and_again_when_it_changes(platform: Platform) -> None:

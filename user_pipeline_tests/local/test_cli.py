@@ -42,9 +42,7 @@ def test_help_lists_the_commands_and_starts_nothing(run: Run, place: Path) -> No
     assert list(place.iterdir()) == []
 
 
-def test_what_env_prints_leads_psql_to_the_embedded_databases(
-    place: Path, clean_environment: dict[str, str]
-) -> None:
+def test_what_env_prints_leads_psql_to_the_embedded_databases(place: Path, clean_environment: dict[str, str]) -> None:
     script = f"""
         set -eu
         eval "$({shlex.quote(str(COMMAND))} env)"
@@ -80,9 +78,7 @@ def test_every_setting_that_is_printed_reads_back_as_itself(run: Run, place: Pat
     first = run("env", env={"USER_PIPELINE_DATA_DIR": "elsewhere"}).stdout
     assert EmbeddedPostgres(place / "elsewhere").cluster.is_dir()
     assert not (place / "data").exists()
-    exported = dict(
-        shlex.split(line)[1].split("=", 1) for line in first.splitlines() if line.startswith("export ")
-    )
+    exported = dict(shlex.split(line)[1].split("=", 1) for line in first.splitlines() if line.startswith("export "))
     assert run("env", env=exported).stdout == first
 
 

@@ -111,9 +111,7 @@ def test_committed_data_survive_a_kill_whatever_pid_file_is_left(
     assert query(url, "SELECT answer FROM kept") == [(42,)]
 
 
-def test_stopping_says_whether_it_did_and_a_socket_left_behind_is_no_server(
-    place: Path, query: Query
-) -> None:
+def test_stopping_says_whether_it_did_and_a_socket_left_behind_is_no_server(place: Path, query: Query) -> None:
     assert not postgres.stop(place / "nowhere")
     assert not (place / "nowhere").exists()
     server = postgres.ensure_running(place)
@@ -126,9 +124,7 @@ def test_stopping_says_whether_it_did_and_a_socket_left_behind_is_no_server(
     assert query(server.url("postgres"), "SELECT 1") == [(1,)]
 
 
-@pytest.mark.parametrize(
-    "name", ["a space, ünïcödé 🐘 and q'uote\"$(x)`y`:;%41\\", "/".join(["long" * 12] * 4)]
-)
+@pytest.mark.parametrize("name", ["a space, ünïcödé 🐘 and q'uote\"$(x)`y`:;%41\\", "/".join(["long" * 12] * 4)])
 def test_a_long_or_unusual_path_gets_a_private_socket_elsewhere(place: Path, query: Query, name: str) -> None:
     data_dir = place / name
     server = postgres.ensure_running(data_dir)
@@ -152,9 +148,7 @@ def test_a_socket_directory_that_others_may_enter_is_refused(place: Path) -> Non
     postgres.stop(data_dir)
     socket_dir.mkdir(0o755)
     try:
-        with pytest.raises(
-            EmbeddedPostgresError, match=r"not a private directory(.|\n)*USER_PIPELINE_DATA_DIR"
-        ):
+        with pytest.raises(EmbeddedPostgresError, match=r"not a private directory(.|\n)*USER_PIPELINE_DATA_DIR"):
             postgres.ensure_running(data_dir)
     finally:
         socket_dir.rmdir()

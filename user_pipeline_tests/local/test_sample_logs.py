@@ -89,10 +89,7 @@ PARSERS = {"PageViews": page_views, "UserUpdates": user_updates}
 
 
 def good(feed: str) -> dict[str, list[Row]]:
-    return {
-        key: [row for why, row in PARSERS[feed](content) if why is None]
-        for key, content in contents(feed).items()
-    }
+    return {key: [row for why, row in PARSERS[feed](content) if why is None] for key, content in contents(feed).items()}
 
 
 def test_the_same_arguments_give_the_same_bytes_on_every_machine() -> None:
@@ -142,9 +139,7 @@ def test_names_say_nothing_about_dates_and_are_nested_and_some_are_gzipped() -> 
         assert any(key.endswith(".gz") for key in ours)
 
 
-@pytest.mark.parametrize(
-    ("feed", "own_reasons"), [("PageViews", {"missing_url"}), ("UserUpdates", {"invalid_email"})]
-)
+@pytest.mark.parametrize(("feed", "own_reasons"), [("PageViews", {"missing_url"}), ("UserUpdates", {"invalid_email"})])
 def test_every_reason_to_reject_occurs_a_few_times(feed: str, own_reasons: set[str]) -> None:
     reasons = Counter(why for content in contents(feed).values() for why, _ in PARSERS[feed](content))
     usable = reasons.pop(None)

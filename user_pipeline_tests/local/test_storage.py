@@ -89,9 +89,7 @@ def test_processes_that_meet_an_empty_database_at_once_make_its_tables_once(
     server.create_database("contended")
     code = "import sys; from user_pipeline.local.storage import PostgresStorage; PostgresStorage(sys.argv[1])"
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, server.url("contended")], stderr=subprocess.PIPE, text=True
-        )
+        subprocess.Popen([sys.executable, "-c", code, server.url("contended")], stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
     complaints = "".join(process.communicate(timeout=120)[1] for process in processes)
