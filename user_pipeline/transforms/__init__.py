@@ -3,9 +3,12 @@
 They take and give :data:`Frame`: the same function runs on DuckDB, Polars, pandas, PyArrow and PySpark.
 """
 
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import narwhals as nw
 
-Frame: TypeAlias = nw.LazyFrame[Any]
-"""A lazy frame of whichever library."""
+if TYPE_CHECKING:
+    Frame: TypeAlias = nw.LazyFrame[Any]
+else:
+    # Dagster takes a class for an annotation, not a parametrized one.
+    Frame = nw.LazyFrame
