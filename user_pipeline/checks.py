@@ -5,12 +5,13 @@ Each check has a function of its own that takes stores and databases and gives a
 """
 
 from collections.abc import Iterator, Sequence
-from datetime import date, timedelta
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from user_pipeline import settings
+from user_pipeline.accounting import account_days, between
 from user_pipeline.errors import never_retried
 from user_pipeline.ingest.catalog import Catalog
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
@@ -168,33 +169,21 @@ def every_row_accounted(
     feed: Feed, storage: ObjectStorage, engine: Engine, staging: Postgres, days: Sequence[date]
 ) -> dg.AssetCheckResult:
     """Each day: raw rows = cleaned rows + duplicates + other environments, counted in what is stored."""
-    files = fetch_partitions(storage, engine, f"raw_{feed.name}", [day.isoformat() for day in days])
-    columns = ", ".join(feed.columns)
-    with engine.connect() as connection:
-        raw = {
-            day: (rows, other, duplicates)
-            for day, rows, other, duplicates in connection.execute(
-                f"""
-                select {feed.event_time}::date, sum(n), sum(n) filter (not production), sum(n - 1) filter (production)
-                from (
-                  select {columns}, count(*) as n, environment = '{PRODUCTION}' as production
-                  from read_parquet($files) group by all
-                ) group by 1
-                """,
-                {"files": [str(file) for file in files]},
-            ).fetchall()
-        }
-    kept = dict(_rows(staging, f"select {feed.event_time}::date, count(*) from {_slice(feed, days)} group by 1"))
-    totals = {"raw": 0, "cleaned": 0, "duplicates": 0, "other_environments": 0}
-    wrong = []
-    for day in days:
-        rows, other, duplicates = (int(count or 0) for count in raw.get(day, (0, 0, 0)))
-        cleaned = int(kept.get(day, 0))
-        for name, count in zip(totals, (rows, cleaned, duplicates, other), strict=True):
-            totals[name] += count
-        if rows != cleaned + duplicates + other:
-            wrong.append(f"{day}: {rows} raw, {cleaned} cleaned, {duplicates} duplicates, {other} other environments")
-    return _result("every_row_accounted", feed.name, wrong, warn=False, **totals)
+    accounts = account_days(feed, storage, engine, staging, days)
+    return _result(
+        "every_row_accounted",
+        feed.name,
+        [
+            f"{a.day}: {a.raw} raw, {a.cleaned} cleaned, {a.duplicates} duplicates, "
+            f"{a.other_environments} other environments"
+            for a in accounts
+            if not a.balances
+        ],
+        raw=sum(a.raw for a in accounts),
+        cleaned=sum(a.cleaned for a in accounts),
+        duplicates=sum(a.duplicates for a in accounts),
+        other_environments=sum(a.other_environments for a in accounts),
+    )
 
 
 def only_production(feed: Feed, staging: Postgres, days: Sequence[date]) -> dg.AssetCheckResult:
@@ -244,7 +233,7 @@ def unique_key(asset: str, key: tuple[str, ...], analytics: Postgres, days: Sequ
     rows = _rows(
         analytics,
         f"select {columns}, count(*) from public.{quote(asset)} where user_id in "
-        f"(select user_id from public.{quote(asset + '_daily')} where {_between('day', days)}) "
+        f"(select user_id from public.{quote(asset + '_daily')} where {between('day', days)}) "
         f"group by {columns} having count(*) > 1 order by {columns} limit {_NAMED}",
     )
     return _result("unique_key", asset, [f"{row[:-1]}: {row[-1]} rows" for row in rows])
@@ -270,7 +259,7 @@ def latest_email(asset: str, databases: Databases, days: Sequence[date]) -> dg.A
             select distinct v.user_id from public.user_page_views v left join public.users u using (user_id)
             where v.email is distinct from u.email and v.user_id in (
               select user_id from latest
-              union select user_id from public.user_page_views_daily where {_between("day", days)}
+              union select user_id from public.user_page_views_daily where {between("day", days)}
             )
             """
         )
@@ -278,11 +267,7 @@ def latest_email(asset: str, databases: Databases, days: Sequence[date]) -> dg.A
 
 
 def _slice(feed: Feed, days: Sequence[date]) -> str:
-    return f"(select * from public.{quote(feed.name)} where {_between(feed.event_time, days)}) s"
-
-
-def _between(column: str, days: Sequence[date]) -> str:
-    return f"{quote(column)} >= '{min(days)}' and {quote(column)} < '{max(days) + timedelta(days=1)}'"
+    return f"(select * from public.{quote(feed.name)} where {between(feed.event_time, days)}) s"
 
 
 def _rows(database: Postgres, sql: str) -> list[tuple[Any, ...]]:

@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,12 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except (settings.SettingsError, postgres.EmbeddedPostgresError) as error:
             raise click.ClickException(str(error)) from error
+        except Exception as error:
+            from user_pipeline.errors import PermanentError
+
+            if isinstance(error, PermanentError):
+                raise click.ClickException(str(error)) from error
+            raise
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -62,14 +68,20 @@ def sample(days: int, users: int, views_per_day: int, start: datetime | None, se
     The same options write the same bytes on any machine. An object that is already there with the same
     content is left alone, one that is not part of the sample always; more --days add to fewer.
     """
-    from user_pipeline.local.sample_logs import SampleLogs
-
-    current = settings.current()
-    first_day = start.date() if start else current.start_date
+    first_day = start.date() if start else settings.current().start_date
     last_day = datetime.now(UTC).date()
     if (last_day - first_day).days + 1 < days:
         raise click.BadParameter(f"{days} days from {first_day} on end after today, {last_day}.")
-    store = _store(current.source)
+    _write_sample(days, users, views_per_day, first_day, seed)
+
+
+def _write_sample(days: int, users: int, views_per_day: int, first_day: date, seed: int) -> None:
+    """Write the sample to the source, and say what was written."""
+    from user_pipeline.local.sample_logs import SampleLogs
+    from user_pipeline.resources.object_store import open_store
+
+    current = settings.current()
+    store = open_store(current.source)
     written = total = size = 0
     try:
         for key, content in SampleLogs(days, users, views_per_day, first_day, seed).objects():
@@ -87,23 +99,31 @@ def sample(days: int, users: int, views_per_day: int, start: datetime | None, se
     )
 
 
-def _store(location: settings.Location) -> "ObjectStore":
-    from obstore.store import LocalStore, S3Store
-
-    if not location.is_s3:
-        return LocalStore(location.url, mkdir=True)
-    return S3Store.from_url(
-        location.url,
-        client_options={"allow_http": True, "connect_timeout": "5s"},
-        retry_config={"max_retries": 2},
-    )
-
-
 def _content(store: "ObjectStore", key: str) -> bytes | None:
     try:
         return bytes(store.get(key).bytes())
     except FileNotFoundError:
         return None
+
+
+@main.command()
+@click.option("--days", type=click.IntRange(1, 366), default=7, show_default=True, help="Days of sample logs.")
+def demo(days: int) -> None:
+    """Show it all: sample logs through the whole pipeline, then the accounting and the tables.
+
+    Run it in the root of the checkout. It writes the logs of `user-pipeline sample` to the source,
+    materializes their days in one run, and prints what came out. Doing it again changes nothing.
+    """
+    from user_pipeline.local.demo import run_demo
+
+    _require_checkout()
+    current = settings.current()
+    if current.source.is_s3:
+        raise click.ClickException(
+            f"{current.source.variable}={current.source}: the demo writes made-up logs, not into a bucket. Unset it."
+        )
+    _write_sample(days, users=1_000, views_per_day=20_000, first_day=current.start_date, seed=1)
+    run_demo(current, days)
 
 
 @main.command()
@@ -145,11 +165,7 @@ def up(port: int) -> None:
     Run it in the root of the checkout. Ctrl-C stops Dagster; the embedded Postgres goes on, ready for the
     command line, until `user-pipeline down`.
     """
-    missing = [name for name in ("workspace.yaml", "dagster.yaml") if not Path(name).is_file()]
-    if missing:
-        raise click.ClickException(
-            f"There is no {' and no '.join(missing)} in {Path.cwd()}: run this in the root of the checkout."
-        )
+    _require_checkout()
     if settings.current().uses_embedded_postgres:
         server = postgres.ensure_running(settings.current().data_dir)
         click.echo(f"The embedded Postgres runs in {server.home}.")
@@ -157,6 +173,14 @@ def up(port: int) -> None:
     dagster = ["-m", "dagster", "dev", "-w", "workspace.yaml", "--host", "127.0.0.1", "--port", str(port)]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *dagster])  # noqa: S606
+
+
+def _require_checkout() -> None:
+    missing = [name for name in ("workspace.yaml", "dagster.yaml") if not Path(name).is_file()]
+    if missing:
+        raise click.ClickException(
+            f"There is no {' and no '.join(missing)} in {Path.cwd()}: run this in the root of the checkout."
+        )
 
 
 @main.command()
