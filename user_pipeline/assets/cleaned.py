@@ -4,7 +4,7 @@ import dagster as dg
 
 from user_pipeline.assets.common import column_schema, daily_asset
 from user_pipeline.transforms import Frame
-from user_pipeline.transforms.cleaned import clean_page_views, clean_user_updates, count_by_environment
+from user_pipeline.transforms.cleaned import clean_page_views, clean_user_updates, count_by_day, count_by_environment
 
 
 @daily_asset(
@@ -25,8 +25,9 @@ from user_pipeline.transforms.cleaned import clean_page_views, clean_user_update
 )
 def user_updates(context: dg.AssetExecutionContext, raw_user_updates: Frame) -> Frame:
     """The day's user updates in production, each once."""
-    _add_counts(context, raw_user_updates, "updated_at")
-    return clean_user_updates(raw_user_updates)
+    cleaned = clean_user_updates(raw_user_updates)
+    _add_counts(context, raw_user_updates, cleaned, "updated_at")
+    return cleaned
 
 
 @daily_asset(
@@ -46,23 +47,28 @@ def user_updates(context: dg.AssetExecutionContext, raw_user_updates: Frame) -> 
 )
 def page_views(context: dg.AssetExecutionContext, raw_page_views: Frame) -> Frame:
     """The day's page views in production, each once."""
-    _add_counts(context, raw_page_views, "ts")
-    return clean_page_views(raw_page_views)
+    cleaned = clean_page_views(raw_page_views)
+    _add_counts(context, raw_page_views, cleaned, "ts")
+    return cleaned
 
 
-def _add_counts(context: dg.AssetExecutionContext, raw: Frame, event_time: str) -> None:
-    """Delivered rows of each day, by whether they are production; the IO manager adds how many were kept."""
-    counted = {
-        row["day"].date().isoformat(): row
-        for row in count_by_environment(raw, event_time).collect("pyarrow").to_native().to_pylist()
-    }
+def _add_counts(context: dg.AssetExecutionContext, raw: Frame, cleaned: Frame, event_time: str) -> None:
+    """Where the delivered rows of each day went."""
+    delivered = _by_day(count_by_environment(raw, event_time))
+    kept = _by_day(count_by_day(cleaned, event_time))
     for partition in context.partition_keys:
-        row = counted.get(partition, {"raw_rows": 0, "production_rows": 0})
+        counts = delivered.get(partition, {"raw_rows": 0, "production_rows": 0})
+        rows = kept.get(partition, {"rows": 0})["rows"]
         context.add_asset_metadata(
             {
-                "raw_rows": row["raw_rows"],
-                "production_rows": row["production_rows"],
-                "other_environment_rows": row["raw_rows"] - row["production_rows"],
+                "raw_rows": counts["raw_rows"],
+                "other_environment_rows": counts["raw_rows"] - counts["production_rows"],
+                "duplicate_rows": counts["production_rows"] - rows,
+                "cleaned_rows": rows,
             },
             partition_key=partition,
         )
+
+
+def _by_day(counts: Frame) -> dict[str, dict[str, int]]:
+    return {row.pop("day").date().isoformat(): row for row in counts.collect("pyarrow").to_native().to_pylist()}

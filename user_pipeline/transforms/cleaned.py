@@ -53,5 +53,18 @@ def count_by_environment(raw: Frame, event_time: str) -> Frame:
     )
 
 
+def count_by_day(rows: Frame, event_time: str) -> Frame:
+    """How many rows each day has.
+
+    Args:
+        rows: any rows with the event time.
+        event_time: the datetime column that decides the day.
+
+    Returns:
+        ``day`` datetime (its midnight), ``rows`` int64.
+    """
+    return rows.with_columns(day=nw.col(event_time).dt.truncate("1d")).group_by("day").agg(rows=nw.len().cast(nw.Int64))
+
+
 def _distinct_production_rows(raw: Frame, columns: tuple[str, ...]) -> Frame:
     return raw.filter(nw.col("environment") == PRODUCTION).select(*columns).unique()
