@@ -1,0 +1,1 @@
+"""The assets: what is made, in a few lines each."""

@@ -1,0 +1,1 @@
+"""Where what the assets make is kept, and how it is read back."""

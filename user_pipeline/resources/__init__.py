@@ -1,0 +1,1 @@
+"""What assets reach the world through: object store, engine, Postgres."""

@@ -1,0 +1,1 @@
+"""Pure functions on lazy frames: no Dagster, no input or output, no clock."""
