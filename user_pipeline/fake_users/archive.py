@@ -1,6 +1,7 @@
 """One file in a zip archive: packed reproducibly, unpacked with suspicion."""
 
 import re
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -49,7 +50,7 @@ def entry(name: str) -> zipfile.ZipInfo:
     return info
 
 
-def pack(archive: Path, member: str, write: Callable[[BinaryIO], None]) -> None:
+def pack(archive: Path, member: str, write: Callable[[BinaryIO], object]) -> None:
     """Write a zip archive with one file.
 
     Args:
@@ -77,25 +78,35 @@ def unpack(archive: Path, member: str, target: Path, *, name: str, max_bytes: in
     try:
         with zipfile.ZipFile(archive) as source:
             info = _find(source, member, name, max_bytes)
-            declared = info.file_size
-            # zipfile stops reading at the declared size; told a larger one it shows what is really there.
-            info.file_size = max_bytes + 1
-            with source.open(info) as content, target.open("wb") as copy:
-                while chunk := content.read(_CHUNK):
-                    copy.write(chunk)
-                    if copy.tell() > declared:
-                        break
-            actual = target.stat().st_size
-        if actual != declared:
-            than = "more" if actual > declared else "less"
-            raise SizeError(f"{name}: {member} holds {than} than the {declared} bytes the archive states.")
-    except (ArchiveError, zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
+            _copy(source, info, target, name)
+    except ArchiveError:
         target.unlink(missing_ok=True)
-        if isinstance(error, ArchiveError):
-            raise
-        if "CRC" in str(error):
-            raise ChecksumError(f"{name}: the content of {member} does not have its stated CRC.") from error
+        raise
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
+        target.unlink(missing_ok=True)
         raise UnreadableArchiveError(f"{name} cannot be read as a zip archive: {error}.") from error
+
+
+def _copy(source: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path, name: str) -> None:
+    stated_size, stated_crc = info.file_size, info.CRC
+    # zipfile would cut the content off at the stated size and check only what is left; it shows all there is
+    # when it knows neither size nor CRC.
+    info.file_size, info.CRC = sys.maxsize, None  # type: ignore[assignment]
+    size = crc = 0
+    with source.open(info) as content, target.open("wb") as copy:
+        while size <= stated_size and (chunk := content.read(_CHUNK)):
+            copy.write(chunk)
+            size += len(chunk)
+            crc = zlib.crc32(chunk, crc)
+    if size != stated_size:
+        than = "more" if size > stated_size else "less"
+        raise SizeError(
+            f"{name}: {info.filename} holds {than} than the {stated_size} bytes the archive states."
+        )
+    if crc != stated_crc:
+        raise ChecksumError(
+            f"{name}: the content of {info.filename} does not have the CRC the archive states."
+        )
 
 
 def _find(source: zipfile.ZipFile, member: str, name: str, max_bytes: int) -> zipfile.ZipInfo:

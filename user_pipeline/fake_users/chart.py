@@ -8,6 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from user_pipeline.fake_users import tables
+
 # The range salaries are drawn from, so that the pictures of two days can be compared.
 LOWEST, HIGHEST = 30_000.0, 120_000.0
 BINS = 18
@@ -23,7 +25,7 @@ def salary_histogram(salaries: pa.ChunkedArray, *, title: str) -> bytes:
     Returns:
         A PNG picture; equal arguments give equal bytes.
     """
-    values = salaries.cast(pa.float64()).to_numpy()
+    values = tables.floats(salaries).to_numpy()
     ends = (float(np.min(values, initial=LOWEST)), float(np.max(values, initial=HIGHEST)))
     figure = Figure(figsize=(8, 4.5), dpi=80, layout="constrained")
     FigureCanvasAgg(figure)

@@ -13,19 +13,14 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from user_pipeline.errors import PermanentError
+from user_pipeline.fake_users import tables
 from user_pipeline.fake_users.columns import Column
 
-_ARROW_TYPES = {"integer": pa.int64(), "text": pa.string(), "decimal(12,2)": pa.decimal128(12, 2)}
 _BATCH = 100_000
 
 
 class CsvError(PermanentError):
     """A CSV file is not what it should be."""
-
-
-def schema(columns: Sequence[Column]) -> pa.Schema:
-    """The Arrow schema of ``columns``."""
-    return pa.schema([(column.name, _ARROW_TYPES[column.type]) for column in columns])
 
 
 def write(table: pa.Table, stream: BinaryIO) -> None:
@@ -62,7 +57,7 @@ def read(path: Path, columns: Sequence[Column], only: Sequence[str] | None = Non
             path,
             parse_options=pacsv.ParseOptions(newlines_in_values=True),
             convert_options=pacsv.ConvertOptions(
-                column_types=schema(columns), strings_can_be_null=False, null_values=[]
+                column_types=tables.schema(columns), strings_can_be_null=False, null_values=[]
             ),
             read_options=pacsv.ReadOptions(use_threads=False),
         ) as reader:

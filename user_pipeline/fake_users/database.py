@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from user_pipeline.fake_users import tables
 from user_pipeline.fake_users.columns import Column
 
 _SQLITE_TYPES = {"integer": "INTEGER", "text": "TEXT", "decimal(12,2)": "REAL"}
-_BATCH = 10_000
 
 
 def write(table: pa.Table, path: Path, *, name: str, columns: Sequence[Column]) -> None:
@@ -30,10 +30,5 @@ def write(table: pa.Table, path: Path, *, name: str, columns: Sequence[Column]) 
         connection.execute("BEGIN")
         connection.execute(f'CREATE TABLE "{name}" ({", ".join(definitions)})')
         insert = f'INSERT INTO "{name}" VALUES ({", ".join("?" * len(columns))})'
-        for batch in table.to_batches(max_chunksize=_BATCH):
-            values = (
-                (column.cast(pa.float64()) if pa.types.is_decimal(column.type) else column).to_pylist()
-                for column in batch.columns
-            )
-            connection.executemany(insert, zip(*values, strict=True))
+        connection.executemany(insert, tables.rows(table))
         connection.execute("COMMIT")

@@ -8,6 +8,8 @@ from datetime import datetime
 import numpy as np
 import pyarrow as pa
 
+from user_pipeline.fake_users import tables
+
 
 @dataclass(frozen=True, slots=True)
 class City:
@@ -56,7 +58,7 @@ def summarise(raw_users: int, cleaned: pa.Table) -> Summary:
         raw_users: users generated.
         cleaned: the users kept: at least ``city`` (string) and ``salary`` (decimal).
     """
-    salaries = cleaned["salary"].cast(pa.float64()).to_numpy()
+    salaries = tables.floats(cleaned["salary"]).to_numpy()
     # Decimal sums are exact, so no order of the rows and no number of threads shows in a mean.
     by_city = cleaned.group_by("city").aggregate([("city", "count"), ("salary", "sum")]).to_pylist()
     cities = [

@@ -3,12 +3,12 @@
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from openpyxl import Workbook
 from openpyxl.cell import WriteOnlyCell
 from openpyxl.styles import Font
@@ -16,7 +16,7 @@ from openpyxl.utils import get_column_letter
 from openpyxl.writer.excel import ExcelWriter
 
 from user_pipeline.errors import PermanentError
-from user_pipeline.fake_users import archive
+from user_pipeline.fake_users import archive, tables
 
 if TYPE_CHECKING:
     from openpyxl.cell import Cell
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 # A sheet ends at row 1,048,576; the first is the header.
 ROWS_PER_SHEET = 1_048_575
 LONGEST_TEXT = 32_767
-_BATCH = 10_000
 # Characters XML cannot carry, a carriage return (XML turns it into a newline), and what looks like an escape.
 _ESCAPED = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]|_(?=x[0-9A-Fa-f]{4}_)")
 # What a spreadsheet may take for a formula, or openpyxl for an error value.
@@ -55,6 +54,7 @@ def write(table: pa.Table, path: Path, *, title: str, rows_per_sheet: int = ROWS
     Raises:
         TextTooLongError: a text is longer than a cell can hold.
     """
+    _refuse_long_texts(table)
     book = Workbook(write_only=True)
     widths = [_width(table[name], name) for name in table.column_names]
     sheets: int = max(1, -(-table.num_rows // rows_per_sheet))
@@ -64,7 +64,7 @@ def write(table: pa.Table, path: Path, *, title: str, rows_per_sheet: int = ROWS
         for index, width in enumerate(widths, start=1):
             sheet.column_dimensions[get_column_letter(index)].width = width
         sheet.append([_header(sheet, name) for name in table.column_names])
-        for row in _rows(table.slice(number * rows_per_sheet, rows_per_sheet)):
+        for row in tables.rows(table.slice(number * rows_per_sheet, rows_per_sheet)):
             sheet.append([_safe(sheet, value) for value in row])
     book.properties.created = book.properties.modified = datetime(*archive.EPOCH, tzinfo=UTC)
     with _UndatedZip(path, "w") as target:
@@ -72,13 +72,17 @@ def write(table: pa.Table, path: Path, *, title: str, rows_per_sheet: int = ROWS
     return sheets
 
 
-def _rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
-    for batch in table.to_batches(max_chunksize=_BATCH):
-        yield from zip(*(_numbers(column).to_pylist() for column in batch.columns), strict=True)
+def _refuse_long_texts(table: pa.Table) -> None:
+    for column in (column for column in table.columns if pa.types.is_string(column.type)):
+        # An escape takes the place of one character by seven.
+        candidates = column.filter(pc.greater(pc.utf8_length(column), LONGEST_TEXT // 7))
+        longest = max((len(_escape(text)) for text in candidates.to_pylist()), default=0)
+        if longest > LONGEST_TEXT:
+            raise TextTooLongError(f"A text of {longest} characters does not fit a cell of {LONGEST_TEXT}.")
 
 
-def _numbers(column: pa.Array) -> pa.Array:
-    return column.cast(pa.float64()) if pa.types.is_decimal(column.type) else column
+def _escape(text: str) -> str:
+    return _ESCAPED.sub(lambda found: f"_x{ord(found[0]):04X}_", text)
 
 
 def _header(sheet: "WriteOnlyWorksheet", name: str) -> "Cell":
@@ -90,11 +94,7 @@ def _header(sheet: "WriteOnlyWorksheet", name: str) -> "Cell":
 def _safe(sheet: "WriteOnlyWorksheet", value: "float | str") -> "float | str | Cell":
     if not isinstance(value, str):
         return value
-    text = _ESCAPED.sub(lambda found: f"_x{ord(found[0]):04X}_", value)
-    if len(text) > LONGEST_TEXT:
-        raise TextTooLongError(
-            f"A text of {len(text)} characters does not fit a cell, which holds {LONGEST_TEXT}."
-        )
+    text = _escape(value)
     if not value.startswith(_TEXT_ONLY):
         return text
     cell = WriteOnlyCell(sheet, value=text)
