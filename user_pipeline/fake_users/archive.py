@@ -12,7 +12,7 @@ from user_pipeline.errors import PermanentError
 
 # The first moment a zip archive can name: archives of equal content are equal byte for byte.
 EPOCH = (1980, 1, 1, 0, 0, 0)
-# Some fifty million users; whatever claims to be larger is a mistake or an attack.
+# Some sixty million users; whatever claims to be larger is a mistake or an attack.
 MAX_BYTES = 4 * 2**30
 _CHUNK = 2**20
 

@@ -164,7 +164,7 @@ def test_a_permanent_error_fails_the_step_in_its_own_words_and_is_not_retried(tm
 
     with pytest.raises(dg.Failure) as failure:
         materialize([asset(make, retry_policy=dg.RetryPolicy(max_retries=3))], str(tmp_path), DAYS[0])
-    assert failure.value.description == "The archive is bad."
+    assert failure.value.description == "upstream of 2017-04-01: The archive is bad."
     assert len(attempts) == 1
 
 
