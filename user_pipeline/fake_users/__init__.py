@@ -1,0 +1,1 @@
+"""Fake users, from generation to report: pure functions, the time and every path are arguments."""
