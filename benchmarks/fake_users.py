@@ -102,9 +102,7 @@ def main() -> None:
     """Run and print."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     arguments.add_argument("--users", type=int, default=100_000, help="users of the comparison")
-    arguments.add_argument(
-        "--pipeline-users", type=int, default=1_000_000, help="users of the day; 0 leaves it out"
-    )
+    arguments.add_argument("--pipeline-users", type=int, default=1_000_000, help="users of the day; 0 leaves it out")
     sizes = arguments.parse_args()
     # Each in a new process: what one imported or held does not count for another.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as processes:

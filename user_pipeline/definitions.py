@@ -5,10 +5,11 @@ from collections.abc import Iterator
 import dagster as dg
 
 from user_pipeline import settings
-from user_pipeline.assets import cleaned, exports, marts, raw
-from user_pipeline.automation import daily_job, daily_schedule
+from user_pipeline.assets import cleaned, exports, fake_users, marts, raw
+from user_pipeline.automation import JOBS, SCHEDULES
 from user_pipeline.checks import CHECKS
 from user_pipeline.io_managers.exports import CsvIOManager
+from user_pipeline.io_managers.files import FilesIOManager
 from user_pipeline.io_managers.lake import LakeIOManager
 from user_pipeline.io_managers.postgres import PostgresIOManager
 from user_pipeline.resources.engine import Engine
@@ -64,16 +65,17 @@ def analytics_io_manager(context: dg.InitResourceContext) -> PostgresIOManager:
 
 
 defs = dg.Definitions(
-    assets=dg.load_assets_from_modules([raw, cleaned, marts, exports]),
+    assets=dg.load_assets_from_modules([raw, cleaned, marts, exports, fake_users]),
     asset_checks=CHECKS,
-    jobs=[daily_job],
-    schedules=[daily_schedule],
+    jobs=JOBS,
+    schedules=SCHEDULES,
     resources={
         "engine": engine,
         "storage": storage,
         "databases": databases,
         "lake_io_manager": lake_io_manager,
         "csv_io_manager": csv_io_manager,
+        "files_io_manager": FilesIOManager(),
         "staging_io_manager": staging_io_manager,
         "analytics_io_manager": analytics_io_manager,
     },

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import dagster as dg
 from pydantic import Field
 
+from user_pipeline.assets.common import column_schema, daily_asset
 from user_pipeline.fake_users.columns import CLEANED, RAW, Column
 from user_pipeline.io_managers.files import Day, File, FilePerDay, LakeFiles, stored_as
-from user_pipeline.partitions import DAILY
 
 if TYPE_CHECKING:
     from user_pipeline.fake_users.report import Summary
@@ -55,19 +55,12 @@ class ReportConfig(dg.Config):
 def _asset(
     *files: str, kinds: set[str], columns: Sequence[Column] = ()
 ) -> Callable[[Callable[..., FilePerDay]], dg.AssetsDefinition]:
-    metadata: dict[str, Any] = stored_as("fake_users", *files)
-    if columns:
-        metadata["dagster/column_schema"] = dg.TableSchema(
-            columns=[dg.TableColumn(name, type_, description) for name, type_, description in columns]
-        )
-    return dg.asset(
-        partitions_def=DAILY,
-        backfill_policy=dg.BackfillPolicy.single_run(),
+    schema = column_schema(*columns) if columns else {}
+    return daily_asset(
         group_name="fake_users",
-        owners=["team:data-platform"],
         io_manager_key="files_io_manager",
         kinds=kinds,
-        metadata=metadata,
+        metadata={**stored_as("fake_users", *files), **schema},
     )
 
 
@@ -185,17 +178,6 @@ def fake_users_report(
         )
 
     return FilePerDay(make)
-
-
-fake_users_assets = [
-    fake_users_archive,
-    fake_users_extracted,
-    fake_users_cleaned,
-    fake_users_excel,
-    fake_users_sqlite,
-    fake_users_salary_chart,
-    fake_users_report,
-]
 
 
 def _started(context: dg.AssetExecutionContext) -> datetime:

@@ -100,13 +100,9 @@ def _copy(source: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path, name: st
             crc = zlib.crc32(chunk, crc)
     if size != stated_size:
         than = "more" if size > stated_size else "less"
-        raise SizeError(
-            f"{name}: {info.filename} holds {than} than the {stated_size} bytes the archive states."
-        )
+        raise SizeError(f"{name}: {info.filename} holds {than} than the {stated_size} bytes the archive states.")
     if crc != stated_crc:
-        raise ChecksumError(
-            f"{name}: the content of {info.filename} does not have the CRC the archive states."
-        )
+        raise ChecksumError(f"{name}: the content of {info.filename} does not have the CRC the archive states.")
 
 
 def _find(source: zipfile.ZipFile, member: str, name: str, max_bytes: int) -> zipfile.ZipInfo:
@@ -122,7 +118,5 @@ def _find(source: zipfile.ZipFile, member: str, name: str, max_bytes: int) -> zi
     if info.flag_bits & 1:
         raise UnreadableArchiveError(f"{name}: {member} is encrypted.")
     if info.file_size > max_bytes:
-        raise SizeError(
-            f"{name}: {member} is {info.file_size} bytes large; at most {max_bytes} are accepted."
-        )
+        raise SizeError(f"{name}: {member} is {info.file_size} bytes large; at most {max_bytes} are accepted.")
     return info

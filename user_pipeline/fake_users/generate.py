@@ -16,9 +16,7 @@ CITIES = 40
 LOWEST_CENTS, HIGHEST_CENTS = 30_000_00, 120_000_00
 
 
-def generate(
-    num_users: int, missing_last_name_share: float, missing_email_share: float, seed: int
-) -> pa.Table:
+def generate(num_users: int, missing_last_name_share: float, missing_email_share: float, seed: int) -> pa.Table:
     """Make ``num_users`` users.
 
     Args:

@@ -108,8 +108,7 @@ def as_json(summary: Summary, generated_on: datetime) -> bytes:
         "median_salary": summary.median_salary,
         "salary_standard_deviation": summary.salary_deviation,
         "cities": [
-            {"city": city.name, "users": city.users, "average_salary": city.average_salary}
-            for city in summary.cities
+            {"city": city.name, "users": city.users, "average_salary": city.average_salary} for city in summary.cities
         ],
     }
     document = {"report": lines(summary, generated_on), "stats": stats}

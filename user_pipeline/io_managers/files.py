@@ -193,9 +193,7 @@ class FilesIOManager(dg.ConfigurableIOManager):
             try:
                 file = make(Day(day, Path(scratch)))
             except PermanentError as error:
-                raise dg.Failure(
-                    f"{place.asset.to_user_string()} of {day}: {error}", allow_retries=False
-                ) from error
+                raise dg.Failure(f"{place.asset.to_user_string()} of {day}: {error}", allow_retries=False) from error
             name = file.name or place.files[0]
             size = file.content.stat().st_size if isinstance(file.content, Path) else len(file.content)
             obstore.put(self._store(), place.key(day, name), file.content)

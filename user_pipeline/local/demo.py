@@ -42,6 +42,7 @@ def run_demo(settings: Settings, days: int) -> None:
         with Engine(settings) as engine:
             _show_objects(console, ObjectStorage(settings))
             _show_days(console, ObjectStorage(settings), engine, databases.staging, wanted)
+        _show_report(console, ObjectStorage(settings), wanted[-1])
         _show_rows(console, databases.analytics, "select * from user_page_views order by user_id, url limit 5")
     finally:
         databases.close()
@@ -133,6 +134,12 @@ def _show_days(
             table.add_row(feed.name, str(account.day), *(f"{number:,}" for number in numbers))
         table.add_section()
     console.print(table)
+
+
+def _show_report(console: Console, storage: ObjectStorage, day: date) -> None:
+    path = f"fake_users/date={day}/users_report.txt"
+    console.print(f"{storage.lake_url(path)}:", soft_wrap=True)
+    console.print(bytes(storage.lake.get(path).bytes()).decode(), markup=False, style="dim")
 
 
 def _show_rows(console: Console, analytics: Postgres, sql: str) -> None:

@@ -15,9 +15,12 @@ import openpyxl
 import pandas as pd
 import pytest
 
-from user_pipeline.assets.fake_users import FakeUsersConfig, fake_users_archive, fake_users_assets
+from user_pipeline.assets import fake_users
+from user_pipeline.assets.fake_users import FakeUsersConfig, fake_users_archive
 from user_pipeline.io_managers.files import FilesIOManager
 from user_pipeline_tests.io_managers.lakes import bucket_lake, stored
+
+fake_users_assets = [asset for asset in vars(fake_users).values() if isinstance(asset, dg.AssetsDefinition)]
 
 DAY = "2017-04-02"
 DAYS = ["2017-04-01", "2017-04-02", "2017-04-03"]
@@ -133,14 +136,10 @@ def test_a_range_has_the_files_of_its_days_and_doing_it_again_changes_only_the_t
         assert f"date={day}/users_cleaned.csv" in str(metadata(result, "fake_users_cleaned", day)["path"])
 
 
-def test_with_the_time_unchanged_every_byte_is_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_with_the_time_unchanged_every_byte_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from datetime import UTC, datetime
 
-    monkeypatch.setattr(
-        "user_pipeline.assets.fake_users._started", lambda _: datetime(2017, 4, 3, tzinfo=UTC)
-    )
+    monkeypatch.setattr("user_pipeline.assets.fake_users._started", lambda _: datetime(2017, 4, 3, tzinfo=UTC))
     run(str(tmp_path))
     first = day_files(str(tmp_path))
     run(str(tmp_path))
@@ -182,9 +181,7 @@ def test_an_archive_put_there_by_hand_is_cleaned_and_counted(tmp_path: Path) -> 
     ]
     with zipfile.ZipFile(tmp_path / f"fake_users/date={DAY}/users_raw.zip", "w") as archive:
         archive.writestr("users_raw.csv", "\n".join([RAW_HEADER, *rows]))
-    result = run(
-        str(tmp_path), select=[asset for asset in fake_users_assets if asset is not fake_users_archive]
-    )
+    result = run(str(tmp_path), select=[asset for asset in fake_users_assets if asset is not fake_users_archive])
     cleaned = metadata(result, "fake_users_cleaned")
     assert [cleaned[name] for name in ("missing_last_name", "missing_email", "invalid_email", "both")] == [
         1,
@@ -203,9 +200,7 @@ def test_an_archive_put_there_by_hand_is_cleaned_and_counted(tmp_path: Path) -> 
         (["/x"], "absolute path"),
     ],
 )
-def test_a_bad_archive_fails_the_step_and_says_which_it_is(
-    names: list[str], complaint: str, tmp_path: Path
-) -> None:
+def test_a_bad_archive_fails_the_step_and_says_which_it_is(names: list[str], complaint: str, tmp_path: Path) -> None:
     path = tmp_path / f"fake_users/date={DAY}/users_raw.zip"
     path.parent.mkdir(parents=True)
     with zipfile.ZipFile(path, "w") as archive:

@@ -34,9 +34,7 @@ odd_text = st.one_of(
             "_x000D_",
         ]
     ),
-    st.sampled_from(
-        ["مريم", "שָׁלוֹם", "👩‍👩‍👧‍👦", 'O"Neil, Jr.', "line\nbreak", "line\r\nbreak", "007", "1e5", "TRUE"]
-    ),
+    st.sampled_from(["مريم", "שָׁלוֹם", "👩‍👩‍👧‍👦", 'O"Neil, Jr.', "line\nbreak", "line\r\nbreak", "007", "1e5", "TRUE"]),
 )
 _row = st.tuples(odd_text, odd_text, odd_text, odd_text, st.decimals(0, 1_000_000, places=2))
 
@@ -52,9 +50,7 @@ def raw(rows: Sequence[tuple[Any, ...]]) -> pa.Table:
 def cleaned(rows: Sequence[tuple[Any, ...]]) -> pa.Table:
     """The same with the time they were processed."""
     users = raw(rows)
-    return users.append_column("processed_at", pa.array([STAMP] * users.num_rows, pa.string())).cast(
-        schema(CLEANED)
-    )
+    return users.append_column("processed_at", pa.array([STAMP] * users.num_rows, pa.string())).cast(schema(CLEANED))
 
 
 raw_tables = st.lists(_row, max_size=5).map(raw)

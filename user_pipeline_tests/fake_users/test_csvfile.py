@@ -59,9 +59,7 @@ def test_an_empty_table_is_a_header(tmp_path: Path) -> None:
         ("id,first_name,last_name,email,city,salary\n1,a,b,c,d,\n", "salary|decimal"),
     ],
 )
-def test_a_file_that_is_not_what_it_should_be_is_refused(
-    content: str, complaint: str, tmp_path: Path
-) -> None:
+def test_a_file_that_is_not_what_it_should_be_is_refused(content: str, complaint: str, tmp_path: Path) -> None:
     (tmp_path / "users.csv").write_text(content)
     with pytest.raises(csvfile.CsvError, match=complaint):
         csvfile.read(tmp_path / "users.csv", RAW)

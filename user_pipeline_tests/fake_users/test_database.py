@@ -42,9 +42,7 @@ def test_columns_are_typed_and_id_is_the_primary_key(tmp_path: Path) -> None:
         ("salary", "REAL", 0),
         ("processed_at", "TEXT", 0),
     ]
-    assert query(path, "SELECT typeof(id), typeof(salary), typeof(city) FROM users") == [
-        ("integer", "real", "text")
-    ]
+    assert query(path, "SELECT typeof(id), typeof(salary), typeof(city) FROM users") == [("integer", "real", "text")]
     assert query(path, "PRAGMA integrity_check") == [("ok",)]
 
 

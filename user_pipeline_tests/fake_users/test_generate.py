@@ -26,9 +26,7 @@ def test_the_same_seed_gives_the_same_users_whatever_ran_before() -> None:
 
 @pytest.mark.parametrize("hash_seed", ["0", "4711"])
 def test_the_same_seed_gives_the_same_users_in_another_process(hash_seed: str) -> None:
-    code = (
-        "from user_pipeline.fake_users.generate import generate as g; print(g(30, 0.1, 0.15, 7).to_pylist())"
-    )
+    code = "from user_pipeline.fake_users.generate import generate as g; print(g(30, 0.1, 0.15, 7).to_pylist())"
     printed = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONHASHSEED": hash_seed},

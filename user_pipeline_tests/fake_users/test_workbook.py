@@ -26,12 +26,10 @@ def test_what_goes_into_a_workbook_comes_back_unchanged(users: pa.Table, tmp_pat
     header, *rows = read(tmp_path / "users.xlsx")
     assert header == users.column_names
     back = [
-        [unescape(value) if isinstance(value, str) else "" if value is None else value for value in row]
-        for row in rows
+        [unescape(value) if isinstance(value, str) else "" if value is None else value for value in row] for row in rows
     ]
     assert back == [
-        [value if isinstance(value, int | str) else float(value) for value in row.values()]
-        for row in users.to_pylist()
+        [value if isinstance(value, int | str) else float(value) for value in row.values()] for row in users.to_pylist()
     ]
 
 

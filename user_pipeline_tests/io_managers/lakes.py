@@ -49,7 +49,4 @@ def stored(lake: str) -> dict[str, bytes]:
     client = boto3.client("s3")
     bucket, _, prefix = lake.removeprefix("s3://").partition("/")
     keys = [item["Key"] for item in client.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])]
-    return {
-        key.removeprefix(prefix + "/"): client.get_object(Bucket=bucket, Key=key)["Body"].read()
-        for key in keys
-    }
+    return {key.removeprefix(prefix + "/"): client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}

@@ -49,9 +49,7 @@ def asset(make: Any, *names: str, retry_policy: dg.RetryPolicy | None = None) ->
     return upstream
 
 
-def materialize(
-    assets: list[Any], lake: str, days: str | None = None, **kwargs: Any
-) -> dg.ExecuteInProcessResult:
+def materialize(assets: list[Any], lake: str, days: str | None = None, **kwargs: Any) -> dg.ExecuteInProcessResult:
     which: dict[str, Any] = {"partition_key": days} if days else {"tags": RANGE}
     return dg.materialize(assets, resources={"files": FilesIOManager(lake_url=lake)}, **which, **kwargs)
 
@@ -65,9 +63,7 @@ def test_each_day_of_a_range_gets_its_file_and_its_own_metadata(lake: str, scrat
     for _ in range(2):
         result = materialize([asset(make)], lake)
     assert stored(lake) == {f"folder/date={day}/file.txt": day.encode() for day in DAYS}
-    events = {
-        event.partition: event.materialization.metadata for event in result.get_asset_materialization_events()
-    }
+    events = {event.partition: event.materialization.metadata for event in result.get_asset_materialization_events()}
     assert list(events) == DAYS
     for day, metadata in events.items():
         assert metadata["path"] == dg.MetadataValue.path(f"{lake}/folder/date={day}/file.txt")
@@ -221,9 +217,7 @@ def test_an_asset_that_does_not_say_where_its_files_go_is_refused(tmp_path: Path
         materialize([nowhere], str(tmp_path), DAYS[0])
 
 
-def test_without_an_address_the_lake_of_the_settings_is_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_an_address_the_lake_of_the_settings_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USER_PIPELINE_LAKE_URL", str(tmp_path / "from settings"))
     settings.current.cache_clear()
     materialize([asset(lambda _: File(b"content"))], "", DAYS[0])
