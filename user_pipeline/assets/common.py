@@ -19,15 +19,15 @@ RETRY = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, j
 
 
 def daily_asset(**options: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:  # noqa: ANN401 - dg.asset's
-    """:func:`dagster.asset` with what all assets have in common."""
-    decorator: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(
-        partitions_def=DAILY,
+    """:func:`dagster.asset` with what all assets have in common; an option given here replaces the common one."""
+    common = {
+        "partitions_def": DAILY,
         # A run costs seconds of start-up whatever it does, so a range of days is one run.
-        backfill_policy=dg.BackfillPolicy.single_run(),
-        owners=OWNERS,
-        retry_policy=RETRY,
-        **options,
-    )
+        "backfill_policy": dg.BackfillPolicy.single_run(),
+        "owners": OWNERS,
+        "retry_policy": RETRY,
+    }
+    decorator: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(**{**common, **options})
     return decorator
 
 
