@@ -24,8 +24,8 @@ demo: $(INSTALLED) ## A week of sample logs through the whole pipeline, then the
 up: $(INSTALLED) ## The Dagster UI and daemon on the embedded services
 	$(BIN)/user-pipeline up
 
-test: $(INSTALLED) ## Every test
-	$(BIN)/python -m pytest
+test: $(INSTALLED) ## Every test (ARGS= passes arguments to pytest)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 lint: $(INSTALLED) ## Formatting and lint
 	$(BIN)/ruff format --check .

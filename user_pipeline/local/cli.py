@@ -40,7 +40,7 @@ def main() -> None:
     From a fresh checkout:
       user-pipeline sample       write a week of sample logs to the source
       user-pipeline up           the Dagster UI on http://127.0.0.1:3000
-      eval "$(user-pipeline env)"; psql "$USER_PIPELINE_ANALYTICS_URL"
+      user-pipeline psql         query the tables
       user-pipeline down         stop the embedded Postgres
 
     Settings come from the environment (USER_PIPELINE_*, DAGSTER_POSTGRES_URL, AWS_*). Unset, everything
@@ -140,6 +140,33 @@ def env() -> None:
     for name, value in _resolved(settings.current()).items():
         # Always quoted, so that the lines look alike.
         click.echo(f"export {name}=" + (f"'{value}'" if shlex.quote(value) == value else shlex.quote(value)))
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("database", type=click.Choice(["analytics", "staging", "dagster"]), default="analytics")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def psql(database: str, arguments: tuple[str, ...]) -> None:
+    """Open psql on a database of the platform; nothing has to be installed for it.
+
+    \b
+      user-pipeline psql
+      user-pipeline psql analytics -c 'select * from user_page_views limit 3'
+      user-pipeline psql staging -c 'select reason, count(*) from rejected_lines group by 1'
+
+    What stands behind the database's name goes to psql as it is.
+    """
+    program = postgres.binaries() / "psql"
+    url = postgres.database_url(getattr(settings.current(), database))
+    # In the environment, because the arguments of a process are public and the URL may hold a password.
+    os.execve(program, [str(program), *arguments], {**os.environ, **_libpq_environment(url)})  # noqa: S606
+
+
+def _libpq_environment(url: str) -> dict[str, str]:
+    """A URL as the variables libpq reads: https://www.postgresql.org/docs/current/libpq-envars.html."""
+    from psycopg2.extensions import parse_dsn
+
+    named_otherwise = {"dbname": "PGDATABASE", "application_name": "PGAPPNAME"}
+    return {named_otherwise.get(key, f"PG{key.upper()}"): value for key, value in parse_dsn(url).items()}
 
 
 def _resolved(current: settings.Settings) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The demo: a range of days through Dagster with a progress display, then what came out."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -48,10 +49,15 @@ def run_demo(settings: Settings, days: int) -> None:
         databases.close()
     csv = ObjectStorage(settings).lake_url(export_path("user_page_views", str(wanted[-1])))
     console.print(f"\nAs CSV, for each of the days:\n  {csv}", soft_wrap=True)
+    # As it was called: without an activated environment it is .venv/bin/user-pipeline.
+    program = sys.argv[0] if Path(sys.argv[0]).name == "user-pipeline" else "user-pipeline"
+    program = os.path.relpath(program) if Path(program).is_absolute() else program
     console.print(
-        "\nThe UI:        make up          then http://127.0.0.1:3000"
-        '\nSQL:           eval "$(user-pipeline env)"; psql "$USER_PIPELINE_ANALYTICS_URL"'
-        "\nStop Postgres: user-pipeline down"
+        f"\nThe UI:         {program} up, then http://127.0.0.1:3000"
+        f"\nQuery:          {program} psql analytics -c 'select * from user_page_views limit 3'"
+        f"\nRejected lines: {program} psql staging -c 'select * from rejected_lines limit 3'"
+        f"\nStop Postgres:  {program} down",
+        soft_wrap=True,
     )
 
 
