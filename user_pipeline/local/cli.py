@@ -143,18 +143,20 @@ def env() -> None:
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
-@click.argument("database", type=click.Choice(["analytics", "staging", "dagster"]), default="analytics")
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def psql(database: str, arguments: tuple[str, ...]) -> None:
-    """Open psql on a database of the platform; nothing has to be installed for it.
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[analytics|staging|dagster] [PSQL_OPTIONS]...")
+def psql(arguments: tuple[str, ...]) -> None:
+    """Open psql on a database of the platform, analytics unless another is named; nothing has to be installed.
 
     \b
       user-pipeline psql
-      user-pipeline psql analytics -c 'select * from user_page_views limit 3'
+      user-pipeline psql -c 'select * from user_page_views limit 3'
       user-pipeline psql staging -c 'select reason, count(*) from rejected_lines group by 1'
 
-    What stands behind the database's name goes to psql as it is.
+    All else goes to psql as it is.
     """
+    database = "analytics"
+    if arguments and arguments[0] in ("analytics", "staging", "dagster"):
+        database, arguments = arguments[0], arguments[1:]
     program = postgres.binaries() / "psql"
     url = postgres.database_url(getattr(settings.current(), database))
     # In the environment, because the arguments of a process are public and the URL may hold a password.

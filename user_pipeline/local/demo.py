@@ -54,7 +54,7 @@ def run_demo(settings: Settings, days: int) -> None:
     program = os.path.relpath(program) if Path(program).is_absolute() else program
     console.print(
         f"\nThe UI:         {program} up, then http://127.0.0.1:3000"
-        f"\nQuery:          {program} psql analytics -c 'select * from user_page_views limit 3'"
+        f"\nQuery:          {program} psql -c 'select * from user_page_views limit 3'"
         f"\nRejected lines: {program} psql staging -c 'select * from rejected_lines limit 3'"
         f"\nStop Postgres:  {program} down",
         soft_wrap=True,
