@@ -159,8 +159,29 @@ class Transaction:
         return [tuple(row) for row in self._cursor.fetchall()]
 
     def load(self, table: str, reader: "pa.RecordBatchReader") -> int:
-        """COPY batches into a new temporary table; returns the number of rows."""
-        return int(self._cursor.adbc_ingest(table, reader, mode="create", temporary=True))
+        """COPY batches into a new temporary table; returns the number of rows.
+
+        An error of the reader is raised as it is: it says nothing about the database.
+        """
+        import adbc_driver_postgresql.dbapi as adbc
+        import pyarrow as pa
+
+        failures: list[Exception] = []
+
+        def batches() -> "Iterator[pa.RecordBatch]":
+            try:
+                yield from reader
+            except Exception as error:
+                failures.append(error)
+                raise
+
+        watched = pa.RecordBatchReader.from_batches(reader.schema, batches())
+        try:
+            return int(self._cursor.adbc_ingest(table, watched, mode="create", temporary=True))
+        except adbc.Error:
+            if failures:
+                raise failures[0] from None
+            raise
 
 
 class Databases:
