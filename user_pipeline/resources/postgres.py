@@ -132,6 +132,9 @@ class Postgres:
             message = f"{self.database.variable}: cannot connect to Postgres: {_first_line(error)}"
             refused = error.sqlstate in _REFUSED or any(text in str(error) for text in _REFUSED_TEXTS)
             raise (DatabaseError if refused else DatabaseUnavailableError)(message) from None
+        with connection.cursor() as cursor:
+            # A moment compared with a column without a zone means its UTC clock, whatever the server's zone.
+            cursor.execute("set time zone 'UTC'")
         return connection
 
     def _explained(self, error: Any) -> Exception:  # noqa: ANN401 - the driver's error
