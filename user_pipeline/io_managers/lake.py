@@ -9,6 +9,7 @@ import narwhals as nw
 
 from user_pipeline.errors import PermanentError, never_retried
 from user_pipeline.io_managers.frames import hand_over, to_reader
+from user_pipeline.resources.postgres import quote
 
 if TYPE_CHECKING:
     from user_pipeline.resources.engine import Engine
@@ -73,7 +74,7 @@ class LakeIOManager(dg.IOManager):
             files = fetch_partitions(self._storage, self._engine, asset, context.asset_partition_keys)
         relation = self._engine.connect().read_parquet([str(file) for file in files], hive_partitioning=False)
         if columns:
-            relation = relation.select(*columns)
+            relation = relation.project(", ".join(map(quote, columns)))
         return hand_over(relation, context.dagster_type.typing_type)
 
 
