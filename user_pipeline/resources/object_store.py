@@ -135,7 +135,7 @@ def _open_bucket(location: Location) -> "S3Store":
 
 def _probe(store: "S3Store", location: Location, bucket: str, endpoint: str | None) -> None:
     """List one key, and say in the terms of the settings what keeps that from working."""
-    from obstore.exceptions import BaseError
+    from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
     where = f"AWS_ENDPOINT_URL={endpoint}" if endpoint else "AWS S3"
     try:
@@ -146,8 +146,8 @@ def _probe(store: "S3Store", location: Location, bucket: str, endpoint: str | No
         reason = str(error)
         if "NoSuchBucket" in reason:
             problem = f"the bucket {bucket!r} does not exist at {where}"
-        elif any(
-            sign in reason for sign in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "401")
+        elif isinstance(error, PermissionDeniedError | UnauthenticatedError) or any(
+            f"<Code>{code}</Code>" in reason for code in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
         ):
             problem = (
                 f"{where} refuses the AWS credentials for the bucket {bucket!r}; check AWS_ACCESS_KEY_ID, "
