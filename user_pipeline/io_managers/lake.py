@@ -1,4 +1,4 @@
-"""Keep an asset's partitions as Parquet in the lake: ``<asset>/date=<partition>/<asset>.parquet``."""
+"""Keep an asset's partitions as Parquet in the lake: ``[<key prefix>/]<asset>/date=<partition>/<asset>.parquet``."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,13 +40,13 @@ class LakeIOManager(dg.IOManager):
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Write each partition of the run."""
-        asset = context.asset_key.path[-1]
+        asset = "/".join(context.asset_key.path)
         frames = obj if isinstance(obj, Mapping) else dict.fromkeys(context.asset_partition_keys, obj)
         if set(frames) != set(context.asset_partition_keys):
             raise ValueError(f"{asset} gave the partitions {sorted(frames)}, not those of the run")
         if not isinstance(obj, Mapping) and len(frames) > 1:
             raise ValueError(f"{asset} must give a mapping from partition to frame for {len(frames)} partitions")
-        scratch = self._engine.new_scratch(asset)
+        scratch = self._engine.new_scratch(context.asset_key.path[-1])
         with never_retried():
             for partition, frame in frames.items():
                 file = scratch / f"{partition}.parquet"
@@ -68,7 +68,7 @@ class LakeIOManager(dg.IOManager):
 
     def load_input(self, context: dg.InputContext) -> Any:
         """All partitions the consumer depends on, as one frame of the annotated type."""
-        asset = context.asset_key.path[-1]
+        asset = "/".join(context.asset_key.path)
         columns = (context.definition_metadata or {}).get("columns")
         with never_retried():
             files = fetch_partitions(self._storage, self._engine, asset, context.asset_partition_keys)
@@ -80,7 +80,7 @@ class LakeIOManager(dg.IOManager):
 
 def partition_path(asset: str, partition: str) -> str:
     """Where the lake keeps a partition."""
-    return f"{asset}/date={partition}/{asset}.parquet"
+    return f"{asset}/date={partition}/{asset.rpartition('/')[-1]}.parquet"
 
 
 def fetch_partitions(
@@ -97,7 +97,7 @@ def fetch_partitions(
         path = partition_path(asset, partition)
         file = storage.lake_file(path)
         if file is None:
-            scratch = scratch or engine.new_scratch(asset)
+            scratch = scratch or engine.new_scratch(asset.rpartition("/")[-1])
             file = scratch / f"{partition}.parquet"
             try:
                 response = storage.lake.get(path)
