@@ -1,11 +1,13 @@
 """Keep tables as CSV in the lake: ``exports/<table>/date=<partition>/<table>.csv``."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from user_pipeline.errors import never_retried
 from user_pipeline.io_managers.frames import to_reader
+from user_pipeline.resources.postgres import literal
 
 if TYPE_CHECKING:
     from user_pipeline.resources.engine import Engine
@@ -25,13 +27,7 @@ class CsvIOManager(dg.IOManager):
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Write the frame once and put it under each partition of the run."""
         table = context.definition_metadata["table"]
-        file = self._engine.new_scratch(table) / f"{table}.csv"
-        reader = to_reader(obj)
-        connection = self._engine.connect()
-        # The order of the rows is the asset's; the engine keeps order only where it is told to.
-        connection.execute("set preserve_insertion_order = true")
-        connection.from_arrow(reader).write_csv(str(file), header=True)
-        rows = connection.read_csv(str(file), header=True, all_varchar=True).aggregate("count(*)").fetchall()[0][0]
+        file, rows = self._write(obj, table)
         first, *others = [export_path(table, partition) for partition in context.asset_partition_keys]
         with never_retried():
             lake = self._storage.lake
@@ -51,6 +47,17 @@ class CsvIOManager(dg.IOManager):
             )
         file.unlink()
         context.log.info("%s: wrote %d rows", first, rows)
+
+    def _write(self, frame: Any, table: str) -> tuple[Path, int]:
+        """Write a frame's rows in their order to a local file; also how many there are."""
+        file = self._engine.new_scratch(table) / f"{table}.csv"
+        reader = to_reader(frame)
+        connection = self._engine.connect()
+        # The order of the rows is the asset's; the engine keeps order only where it is told to.
+        connection.execute("set preserve_insertion_order = true")
+        connection.from_arrow(reader).create_view("rows")
+        [(rows,)] = connection.execute(f"copy rows to {literal(str(file))} (format csv, header)").fetchall()
+        return file, rows
 
     def load_input(self, context: dg.InputContext) -> Any:
         """Exports are for people and other systems; nothing in the platform reads them back."""

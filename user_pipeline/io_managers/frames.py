@@ -45,7 +45,29 @@ def to_reader(frame: Any) -> "pa.RecordBatchReader":
     if kept != reader.schema.names:
         schema = pa.schema([reader.schema.field(name) for name in kept])
         reader = pa.RecordBatchReader.from_batches(schema, (batch.select(kept) for batch in reader))
-    return reader.cast(plain_schema(reader.schema))
+    return _decoded(reader).cast(plain_schema(reader.schema))
+
+
+def _decoded(reader: "pa.RecordBatchReader") -> "pa.RecordBatchReader":
+    """Polars' categories without their string views, which Arrow cannot take from a dictionary."""
+    import pyarrow as pa
+    import pyarrow.types as pt
+
+    def is_view(kind: "pa.DataType") -> bool:
+        return bool(pt.is_dictionary(kind) and pt.is_string_view(kind.value_type))
+
+    def decode(column: "pa.Array") -> "pa.Array":
+        if not is_view(column.type):
+            return column
+        return pa.DictionaryArray.from_arrays(column.indices, column.dictionary.cast(pa.string())).dictionary_decode()
+
+    if not any(is_view(kind) for kind in reader.schema.types):
+        return reader
+    schema = pa.schema(
+        [pa.field(field.name, pa.string() if is_view(field.type) else field.type) for field in reader.schema]
+    )
+    batches = (pa.record_batch([decode(column) for column in batch], schema=schema) for batch in reader)
+    return pa.RecordBatchReader.from_batches(schema, batches)
 
 
 def plain_schema(schema: "pa.Schema") -> "pa.Schema":

@@ -1,4 +1,4 @@
-"""Keep an asset's partitions as Parquet in the lake: ``<asset>/date=<partition>/<asset>.parquet``."""
+"""Keep an asset's partitions as Parquet in the lake: ``[<key prefix>/]<asset>/date=<partition>/<asset>.parquet``."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +9,7 @@ import narwhals as nw
 
 from user_pipeline.errors import PermanentError, never_retried
 from user_pipeline.io_managers.frames import hand_over, to_reader
+from user_pipeline.resources.postgres import quote
 
 if TYPE_CHECKING:
     from user_pipeline.resources.engine import Engine
@@ -39,13 +40,13 @@ class LakeIOManager(dg.IOManager):
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Write each partition of the run."""
-        asset = context.asset_key.path[-1]
+        asset = "/".join(context.asset_key.path)
         frames = obj if isinstance(obj, Mapping) else dict.fromkeys(context.asset_partition_keys, obj)
         if set(frames) != set(context.asset_partition_keys):
             raise ValueError(f"{asset} gave the partitions {sorted(frames)}, not those of the run")
         if not isinstance(obj, Mapping) and len(frames) > 1:
             raise ValueError(f"{asset} must give a mapping from partition to frame for {len(frames)} partitions")
-        scratch = self._engine.new_scratch(asset)
+        scratch = self._engine.new_scratch(context.asset_key.path[-1])
         with never_retried():
             for partition, frame in frames.items():
                 file = scratch / f"{partition}.parquet"
@@ -67,19 +68,19 @@ class LakeIOManager(dg.IOManager):
 
     def load_input(self, context: dg.InputContext) -> Any:
         """All partitions the consumer depends on, as one frame of the annotated type."""
-        asset = context.asset_key.path[-1]
+        asset = "/".join(context.asset_key.path)
         columns = (context.definition_metadata or {}).get("columns")
         with never_retried():
             files = fetch_partitions(self._storage, self._engine, asset, context.asset_partition_keys)
         relation = self._engine.connect().read_parquet([str(file) for file in files], hive_partitioning=False)
         if columns:
-            relation = relation.select(*columns)
+            relation = relation.project(", ".join(map(quote, columns)))
         return hand_over(relation, context.dagster_type.typing_type)
 
 
 def partition_path(asset: str, partition: str) -> str:
     """Where the lake keeps a partition."""
-    return f"{asset}/date={partition}/{asset}.parquet"
+    return f"{asset}/date={partition}/{asset.rpartition('/')[-1]}.parquet"
 
 
 def fetch_partitions(
@@ -96,7 +97,7 @@ def fetch_partitions(
         path = partition_path(asset, partition)
         file = storage.lake_file(path)
         if file is None:
-            scratch = scratch or engine.new_scratch(asset)
+            scratch = scratch or engine.new_scratch(asset.rpartition("/")[-1])
             file = scratch / f"{partition}.parquet"
             try:
                 response = storage.lake.get(path)

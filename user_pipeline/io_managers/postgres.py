@@ -1,19 +1,23 @@
 """Keep assets as tables in Postgres: day-sliced ones, and ones maintained from each day's contributions."""
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from user_pipeline.errors import PermanentError, never_retried
 from user_pipeline.io_managers.frames import hand_over, to_reader
-from user_pipeline.io_managers.slices import Slice, Table, merge, replace_slice
+from user_pipeline.io_managers.slices import Slice, Table, count_windows, merge, replace_slice
 from user_pipeline.resources.postgres import literal, quote
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
     from user_pipeline.resources.engine import Engine
     from user_pipeline.resources.postgres import Postgres
+
+_ENGINE_DIGITS = 38
 
 
 class MissingTableError(PermanentError):
@@ -46,20 +50,21 @@ class PostgresIOManager(dg.IOManager):
         """Put the frame's rows in the place of the run's partitions."""
         metadata = context.definition_metadata
         table = self._table(context, metadata)
+        part: Slice | None
         with never_retried(), self._postgres.transaction() as transaction:
             rows = to_reader(obj)
+            [(database,)] = transaction.fetch("select current_database()::text")
             if metadata.get("maintained"):
                 count = merge(transaction, table.name, context.asset_partitions_time_window, rows)
                 [(total,)] = transaction.fetch(f"select count(*) from {table.sql}")
                 context.add_output_metadata({"dagster/row_count": total})
-                by_partition = _count_days(transaction, "day")
+                part = Slice("day", context.asset_partitions_time_window)
             else:
                 part = _slice(context, metadata)
                 count = replace_slice(transaction, table, part, rows)
-                by_partition = _count_days(transaction, part.expression) if part and part.window else {}
                 if part is None:
                     context.add_output_metadata({"dagster/row_count": count})
-        [(database,)] = [(self._postgres.database.name,)]
+            by_partition = count_windows(transaction, part, rows.schema.names, _starts(context)) if part else {}
         context.add_output_metadata({"dagster/table_name": f"{database}.{table}"})
         if context.has_asset_partitions:
             for partition in context.asset_partition_keys:
@@ -92,7 +97,8 @@ class PostgresIOManager(dg.IOManager):
         file = self._engine.new_scratch(table.name) / f"{table.name}.parquet"
         connection = self._engine.connect()
         with self._postgres.query(sql) as reader:
-            connection.from_arrow(reader).write_parquet(str(file))
+            relation = connection.from_arrow(reader).project(", ".join(map(_column, reader.schema)))
+            relation.write_parquet(str(file))
         return connection.read_parquet(str(file))
 
     def _columns(self, table: Table) -> list[str]:
@@ -113,6 +119,18 @@ class PostgresIOManager(dg.IOManager):
         return Table(metadata.get("schema") or "_".join(prefix) or self._schema, name)
 
 
+def _column(field: "pa.Field") -> str:
+    """A column of a query, its decimals numbers again: ADBC gives them as text."""
+    column = quote(field.name)
+    metadata = field.metadata or {}
+    modifier = int(metadata.get(b"POSTGRESQL:typmod", -1)) - 4
+    precision, scale = modifier >> 16, modifier & 0x7FF
+    # One of no stated scale, or of more digits than the engine has, stays the text it is: exact, if unhandy.
+    if metadata.get(b"POSTGRESQL:type") != b"numeric" or not (0 < precision <= _ENGINE_DIGITS >= scale <= precision):
+        return column
+    return f"{column}::decimal({precision}, {scale}) as {column}"
+
+
 def _slice(context: dg.OutputContext | dg.InputContext, metadata: Any) -> Slice | None:
     if not context.has_asset_partitions:
         return None
@@ -127,6 +145,9 @@ def _slice(context: dg.OutputContext | dg.InputContext, metadata: Any) -> Slice 
     return Slice(expression, keys=tuple(context.asset_partition_keys))
 
 
-def _count_days(transaction: Any, column: str) -> dict[str, int]:
-    rows = transaction.fetch(f"select to_char({quote(column)}, 'YYYY-MM-DD'), count(*) from incoming group by 1")
-    return dict(rows)
+def _starts(context: dg.OutputContext) -> dict[str, datetime]:
+    """When each partition of the run begins; none for partitions that are not of time."""
+    partitions = context.asset_partitions_def
+    if not isinstance(partitions, dg.TimeWindowPartitionsDefinition):
+        return {}
+    return {key: partitions.time_window_for_partition_key(key).start for key in context.asset_partition_keys}

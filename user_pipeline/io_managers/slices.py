@@ -1,6 +1,6 @@
 """Replace a slice of a Postgres table in one transaction, whether it holds no row or ten million."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
@@ -62,12 +62,17 @@ class Slice:
     window: tuple[datetime, datetime] | None = None
     keys: tuple[str, ...] = ()
 
+    def sql(self, columns: Sequence[str]) -> str:
+        """The expression as SQL, which quotes the name of a column."""
+        return quote(self.expression) if self.expression in columns else f"({self.expression})"
+
     def condition(self, columns: Sequence[str]) -> str:
         """The SQL condition of a row in the slice."""
-        expression = quote(self.expression) if self.expression in columns else f"({self.expression})"
+        expression = self.sql(columns)
         if self.window is None:
             return f"{expression} in ({', '.join(literal(key) for key in self.keys)})"
-        first, end = (moment.replace(tzinfo=None).isoformat(sep=" ") for moment in self.window)
+        # With its offset, which a column with a zone heeds and one without ignores.
+        first, end = (moment.isoformat(sep=" ") for moment in self.window)
         return f"{expression} >= '{first}' and {expression} < '{end}'"
 
     def __str__(self) -> str:
@@ -97,7 +102,7 @@ def replace_slice(transaction: Transaction, table: Table, part: Slice | None, ro
     """
     columns = list(rows.schema.names)
     count = stage(transaction, rows)
-    ensure_table(transaction, table, part.expression if part and part.expression in columns else None)
+    ensure_table(transaction, table, rows.schema, part.expression if part and part.expression in columns else None)
     condition = part.condition(columns) if part else "true"
     check_slice(transaction, table, part, condition)
     names = ", ".join(quote(column) for column in columns)
@@ -132,6 +137,27 @@ def merge(transaction: Transaction, name: str, window: tuple[datetime, datetime]
     return count
 
 
+def count_windows(
+    transaction: Transaction, part: Slice, columns: Sequence[str], starts: Mapping[str, datetime]
+) -> dict[str, int]:
+    """How many of the incoming rows belong to each partition of a slice.
+
+    Args:
+        transaction: the transaction the rows were staged in.
+        part: the slice.
+        columns: the rows' columns.
+        starts: when each partition begins, if it is a time slice.
+    """
+    if part.window is None:
+        return dict(transaction.fetch(f"select {part.sql(columns)}::text, count(*) from {INCOMING} group by 1"))
+    keys = sorted(starts, key=lambda key: starts[key])
+    bounds = ",".join(f'"{starts[key].isoformat(sep=" ")}"' for key in keys)
+    found = transaction.fetch(
+        f"select width_bucket({part.sql(columns)}, {literal('{' + bounds + '}')}), count(*) from {INCOMING} group by 1"
+    )
+    return {keys[bucket - 1]: count for bucket, count in found}
+
+
 def stage(transaction: Transaction, rows: "pa.RecordBatchReader") -> int:
     """Copy rows into the temporary table ``incoming``."""
     count = transaction.load(INCOMING, rows)
@@ -154,23 +180,31 @@ def check_slice(transaction: Transaction, table: Table, part: Slice | None, cond
         )
 
 
-def ensure_table(transaction: Transaction, table: Table, index: str | None) -> None:
+def ensure_table(transaction: Transaction, table: Table, schema: "pa.Schema", index: str | None) -> None:
     """Make the table like ``incoming`` if it is missing; otherwise compare the two.
 
     Args:
         transaction: the transaction it is part of.
         table: the table.
+        schema: the columns of ``incoming`` as Arrow knows them.
         index: the column its slices are found by.
 
     Raises:
         TableMismatchError: the table has other columns.
     """
+    import pyarrow as pa
+
     [(exists,)] = transaction.fetch(f"select to_regclass({literal(table.sql)}) is not null")
     if not exists:
         # Two first runs at once must not both create it.
         transaction.execute("select pg_advisory_xact_lock(hashtextextended('user_pipeline create table', 0))")
         transaction.execute(f"create schema if not exists {quote(table.schema)}")
         transaction.execute(f"create table if not exists {table.sql} (like {INCOMING})")
+        for field in schema:
+            # ADBC makes a numeric of any precision, which nobody could read back as the decimal it was.
+            if pa.types.is_decimal(field.type):
+                kind = f"numeric({field.type.precision}, {field.type.scale})"
+                transaction.execute(f"alter table {table.sql} alter column {quote(field.name)} type {kind}")
         if index:
             name = quote(f"{table.name}_{index}_idx")
             transaction.execute(f"create index if not exists {name} on {table.sql} ({quote(index)})")

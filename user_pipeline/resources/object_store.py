@@ -1,6 +1,7 @@
 """One interface to the objects of an S3 bucket and to the files of a directory."""
 
 import os
+import re
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 # A wrong endpoint or bucket shows within seconds; a store that is only having a bad minute is waited for.
 _CONNECT_TIMEOUT = timedelta(seconds=5)
+_PROBE_TIMEOUT = timedelta(seconds=10)
 _PROBE_RETRY = {"max_retries": 1, "retry_timeout": timedelta(seconds=5)}
 _RETRY = {"max_retries": 8, "retry_timeout": timedelta(minutes=2)}
 
@@ -109,28 +111,31 @@ def _open_bucket(location: Location) -> "S3Store":
         raise ObjectStoreError(location, f"the AWS configuration cannot be used: {error}") from error
     bucket, _, prefix = location.url.removeprefix("s3://").partition("/")
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint and not re.fullmatch(r"https?://[\w.:\-\[\]]+(/\S*)?", endpoint, re.ASCII):
+        raise ObjectStoreError(location, f"AWS_ENDPOINT_URL={endpoint} should be http://host[:port] or https://…")
     config = {"region": session.region_name or "us-east-1"} | ({"endpoint": endpoint} if endpoint else {})
 
-    def store(retry: dict[str, object]) -> S3Store:
+    def store(retry: dict[str, object], **options: object) -> S3Store:
         return S3Store(
             bucket,
             prefix=prefix or None,
             config=config,  # type: ignore[arg-type]
-            client_options={
+            client_options={  # type: ignore[arg-type]
                 "connect_timeout": _CONNECT_TIMEOUT,
                 "allow_http": (endpoint or "").startswith("http://"),
+                **options,
             },
             retry_config=retry,  # type: ignore[arg-type]
             credential_provider=credentials,
         )
 
-    _probe(store(_PROBE_RETRY), location, bucket, endpoint)
+    _probe(store(_PROBE_RETRY, timeout=_PROBE_TIMEOUT), location, bucket, endpoint)
     return store(_RETRY)
 
 
 def _probe(store: "S3Store", location: Location, bucket: str, endpoint: str | None) -> None:
     """List one key, and say in the terms of the settings what keeps that from working."""
-    from obstore.exceptions import BaseError
+    from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
     where = f"AWS_ENDPOINT_URL={endpoint}" if endpoint else "AWS S3"
     try:
@@ -141,8 +146,8 @@ def _probe(store: "S3Store", location: Location, bucket: str, endpoint: str | No
         reason = str(error)
         if "NoSuchBucket" in reason:
             problem = f"the bucket {bucket!r} does not exist at {where}"
-        elif any(
-            sign in reason for sign in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "401")
+        elif isinstance(error, PermissionDeniedError | UnauthenticatedError) or any(
+            f"<Code>{code}</Code>" in reason for code in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
         ):
             problem = (
                 f"{where} refuses the AWS credentials for the bucket {bucket!r}; check AWS_ACCESS_KEY_ID, "

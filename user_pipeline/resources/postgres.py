@@ -132,6 +132,9 @@ class Postgres:
             message = f"{self.database.variable}: cannot connect to Postgres: {_first_line(error)}"
             refused = error.sqlstate in _REFUSED or any(text in str(error) for text in _REFUSED_TEXTS)
             raise (DatabaseError if refused else DatabaseUnavailableError)(message) from None
+        with connection.cursor() as cursor:
+            # A moment compared with a column without a zone means its UTC clock, whatever the server's zone.
+            cursor.execute("set time zone 'UTC'")
         return connection
 
     def _explained(self, error: Any) -> Exception:  # noqa: ANN401 - the driver's error
@@ -159,8 +162,29 @@ class Transaction:
         return [tuple(row) for row in self._cursor.fetchall()]
 
     def load(self, table: str, reader: "pa.RecordBatchReader") -> int:
-        """COPY batches into a new temporary table; returns the number of rows."""
-        return int(self._cursor.adbc_ingest(table, reader, mode="create", temporary=True))
+        """COPY batches into a new temporary table; returns the number of rows.
+
+        An error of the reader is raised as it is: it says nothing about the database.
+        """
+        import adbc_driver_postgresql.dbapi as adbc
+        import pyarrow as pa
+
+        failures: list[Exception] = []
+
+        def batches() -> "Iterator[pa.RecordBatch]":
+            try:
+                yield from reader
+            except Exception as error:
+                failures.append(error)
+                raise
+
+        watched = pa.RecordBatchReader.from_batches(reader.schema, batches())
+        try:
+            return int(self._cursor.adbc_ingest(table, watched, mode="create", temporary=True))
+        except adbc.Error:
+            if failures:
+                raise failures[0] from None
+            raise
 
 
 class Databases:

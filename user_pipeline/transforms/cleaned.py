@@ -49,7 +49,9 @@ def count_by_environment(raw: Frame, event_time: str) -> Frame:
             is_production=(nw.col("environment") == PRODUCTION).cast(nw.Int64),
         )
         .group_by("day")
-        .agg(raw_rows=nw.len().cast(nw.Int64), production_rows=nw.col("is_production").sum().cast(nw.Int64))
+        .agg(raw_rows=nw.len(), production_rows=nw.col("is_production").sum())
+        # Not inside the aggregation: pandas and PyArrow take only plain ones.
+        .with_columns(nw.col("raw_rows", "production_rows").cast(nw.Int64))
     )
 
 

@@ -36,5 +36,7 @@ def daily_page_views(page_views: Frame) -> Frame:
     return (
         page_views.with_columns(day=nw.col("ts").dt.truncate("1d"))
         .group_by("day", "user_id", "url")
-        .agg(count=nw.len().cast(nw.Int64), last_viewed=nw.col("ts").max())
+        .agg(count=nw.len(), last_viewed=nw.col("ts").max())
+        # Not inside the aggregation: pandas and PyArrow take only plain ones.
+        .with_columns(nw.col("count").cast(nw.Int64))
     )
