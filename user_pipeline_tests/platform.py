@@ -18,6 +18,8 @@ from user_pipeline.resources.engine import Engine
 from user_pipeline.resources.object_store import ObjectStorage
 from user_pipeline.resources.postgres import Databases, Postgres
 
+LOG_PIPELINE = ("group:raw", "group:cleaned", "group:marts", "group:exports")
+
 
 @dataclass(frozen=True)
 class Platform:
@@ -88,7 +90,7 @@ class Platform:
         first: str,
         last: str | None = None,
         *,
-        select: str | Sequence[str] = "*",
+        select: str | Sequence[str] = LOG_PIPELINE,
         checks: bool = True,
         raise_on_error: bool = True,
         instance: dg.DagsterInstance | None = None,

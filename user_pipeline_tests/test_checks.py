@@ -1,6 +1,6 @@
 """The asset checks: quiet while all is well, and each loud, naming the offender, for a fault that is really there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
 from typing import Any
@@ -13,7 +13,7 @@ from user_pipeline import checks
 from user_pipeline.ingest.catalog import Catalog
 from user_pipeline.ingest.feeds import FEEDS, PAGE_VIEWS, USER_UPDATES, Feed
 from user_pipeline.resources.postgres import literal
-from user_pipeline_tests.platform import Platform, update, view
+from user_pipeline_tests.platform import LOG_PIPELINE, Platform, update, view
 
 DAYS = ["2017-04-01", "2017-04-02", "2017-04-03"]
 
@@ -38,7 +38,9 @@ def full(platform: Platform) -> Platform:
     return platform
 
 
-def run(platform: Platform, first: str, last: str | None = None, select: str = "*") -> dg.ExecuteInProcessResult:
+def run(
+    platform: Platform, first: str, last: str | None = None, select: str | Sequence[str] = LOG_PIPELINE
+) -> dg.ExecuteInProcessResult:
     return platform.materialize(first, last, select=select, raise_on_error=False)
 
 

@@ -113,7 +113,8 @@ def _open_bucket(location: Location) -> "S3Store":
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if endpoint and not re.fullmatch(r"https?://[\w.:\-\[\]]+(/\S*)?", endpoint, re.ASCII):
         raise ObjectStoreError(location, f"AWS_ENDPOINT_URL={endpoint} should be http://host[:port] or https://…")
-    config = {"region": session.region_name or "us-east-1"} | ({"endpoint": endpoint} if endpoint else {})
+    region = os.environ.get("AWS_REGION") or session.region_name or "us-east-1"
+    config = {"region": region} | ({"endpoint": endpoint} if endpoint else {})
 
     def store(retry: dict[str, object], **options: object) -> S3Store:
         return S3Store(

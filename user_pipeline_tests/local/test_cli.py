@@ -151,7 +151,9 @@ def test_sample_writes_to_a_bucket_and_names_the_setting_if_it_cannot(run: Run) 
         environment["USER_PIPELINE_SOURCE_URL"] = "s3://missing"
         result = run(*SMALL, env=environment)
         assert result.returncode == 1
-        assert result.stderr.startswith("Error: USER_PIPELINE_SOURCE_URL=s3://missing: cannot be written to:")
+        assert result.stderr.startswith(
+            "Error: USER_PIPELINE_SOURCE_URL=s3://missing: the bucket 'missing' does not exist"
+        )
         assert "not to be seen" not in result.stderr
     finally:
         s3.stop()
