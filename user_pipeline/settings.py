@@ -66,7 +66,9 @@ class Database:
     url: str | None
 
     def __repr__(self) -> str:
-        return f"Database({self.variable}, {hide_password(self.url) if self.url else f'embedded {self.name!r}'})"
+        return (
+            f"Database({self.variable}, {hide_password(self.url) if self.url else f'embedded {self.name!r}'})"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,9 @@ class _Reader:
             prefix = parts.path.strip("/")
             return Location(variable, f"s3://{parts.netloc}" + (f"/{prefix}" if prefix else ""))
         if "://" in value:
-            raise SettingsError(variable, hide_password(value), "s3://bucket[/prefix] or the path of a directory")
+            raise SettingsError(
+                variable, hide_password(value), "s3://bucket[/prefix] or the path of a directory"
+            )
         return Location(variable, str(Path(value).expanduser().absolute()))
 
     def database(self, variable: str, name: str) -> Database:

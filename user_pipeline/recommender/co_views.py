@@ -13,6 +13,8 @@ from user_pipeline.recommender.parallel import run_blocks
 
 # The largest count that fits a cell of two bytes.
 WIDEST = int(np.iinfo(np.uint16).max)
+# How many numbers are summed at a time: few, so that they stay in the cache.
+PIECE = 2**18
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class CoViews:
             values[in_head] = self.cells[self.offset[low[in_head]] + high[in_head]]
             # The row of the less popular of the two is the shorter: the one that a limit cut less.
             rest = ~in_head
-            values[rest] = self.tail[high[rest] - self.n_head, low[rest] - self.n_head]
+            values[rest] = self.tail[high[rest] - self.n_head, low[rest] - self.n_head].toarray()
         position = np.zeros((k, k), np.intp)
         position[first, second] = position[second, first] = np.arange(len(first))
         out = np.zeros((len(pages), k, k))
@@ -133,9 +135,9 @@ def count_co_views(views: Interactions, *, memory_limit: int, n_threads: int | N
     """
     by_user, by_page = views.matrix, views.matrix.tocsc()
     n = by_user.shape[1]
-    # Neither size is a function of the number of threads: sums of logarithms would show where a block begins.
+    # Not a function of the number of threads: sums of logarithms would show where a block begins.
     block = int(np.clip(memory_limit // (256 * max(n, 1)), 1, 256))
-    piece = 2**18
+
     starts = np.arange(0, n, block)
     cells = np.minimum(block, n - starts) * (n - starts)
     panels = len(starts)
@@ -156,7 +158,7 @@ def count_co_views(views: Interactions, *, memory_limit: int, n_threads: int | N
         corner=np.zeros((wide, wide), np.float32),
         tail=csr_array((n - len(rows), n - len(rows)), dtype=np.float32),
     )
-    products = _Products(by_user, by_page, piece)
+    products = _Products(by_user, by_page)
 
     def fill_panel(task: tuple[int, csr_array]) -> None:
         start, later = task
@@ -167,8 +169,15 @@ def count_co_views(views: Interactions, *, memory_limit: int, n_threads: int | N
             part.toarray(out=panel[row : row + part.shape[0]])
             panel[row] += begun
             if start + row < wide:
-                exact = part[: wide - start - row].astype(np.float32).toarray()
-                out.corner[start + row : start + row + len(exact), start:] += exact[:, : wide - start]
+                rows_left = min(part.shape[0], wide - start - row)
+                end = part.indptr[rows_left]
+                wider = csr_array(
+                    (np.ones(end, np.float32), part.indices[:end], part.indptr[: rows_left + 1]),
+                    shape=(rows_left, n - start),
+                )
+                out.corner[start + row : start + row + rows_left, start:] += wider.toarray()[
+                    :, : wide - start
+                ]
 
     position = by_user.indptr[:-1].copy()
 
@@ -205,12 +214,10 @@ class _Products:
     Attributes:
         by_user: X, indices sorted.
         by_page: X by column, indices sorted.
-        piece: numbers in a piece, unless a single user has more pages.
     """
 
     by_user: csr_array
     by_page: csc_array
-    piece: int
 
     def columns_from(self, position: NDArray[np.int32]) -> csr_array:
         """X cut in two at a place in each of its rows, without copying it.
@@ -245,7 +252,7 @@ class _Products:
         begin = np.concatenate([[0], end])
         at = 0
         while at < len(users):
-            to = max(at + 1, int(np.searchsorted(end, begin[at] + self.piece, side="right")))
+            to = max(at + 1, int(np.searchsorted(end, begin[at] + PIECE, side="right")))
             row, last = np.searchsorted(bounds, bounds[0] + np.array([at, to - 1]), side="right") - 1
             part = later[2 * users[at:to] + 1]
             if x.dtype == np.int8:
@@ -254,7 +261,10 @@ class _Products:
                 data = part.data * np.repeat(x.data[bounds[0] + at : bounds[0] + to], np.diff(part.indptr))
             indptr = begin[np.clip(bounds[row : last + 2] - bounds[0], at, to)] - begin[at]
             shape = (int(last - row) + 1, x.shape[1] - first)
-            yield int(row), csr_array((data, part.indices - np.int32(first), indptr.astype(np.int32)), shape=shape)
+            yield (
+                int(row),
+                csr_array((data, part.indices - np.int32(first), indptr.astype(np.int32)), shape=shape),
+            )
             at = to
 
 

@@ -15,7 +15,9 @@ Result = TypeVar("Result")
 
 def threads(n_threads: int | None) -> int:
     """The number of threads asked for, or one for every core this process may use."""
-    return n_threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+    return n_threads or len(
+        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    )
 
 
 def run_blocks(

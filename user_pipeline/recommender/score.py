@@ -122,7 +122,12 @@ def _best(
     # One more than asked for: if it scores as much as the last, then which of the equals are among the best is
     # up to the order in which they were met, and they are compared once more.
     top = sp_matmul_topn(
-        csr_matrix(history), csr_matrix(gain), top_n=top_n + 1, threshold=0, sort=True, n_threads=threads(n_threads)
+        csr_matrix(history),
+        csr_matrix(gain),
+        top_n=top_n + 1,
+        threshold=0,
+        sort=True,
+        n_threads=threads(n_threads),
     )
     columns = np.full((history.shape[0], top_n + 1), n, np.int32)
     scores = np.zeros(columns.shape, np.float32)

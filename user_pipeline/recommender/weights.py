@@ -9,6 +9,7 @@ Recommender Systems", ICDM 2011, section III-E), leaves a K x K system a page:
 all pages it is EASE^R.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -24,10 +25,13 @@ REGULARISATION = 20.0
 MEMORY_LIMIT = 2**30
 # A page passes its views on to at most this many times K pages, those it weighs most on. A very popular page is
 # a neighbour of nearly every page, and without a limit scoring would cost users x pages.
-FAN_OUT = 3
+FAN_OUT = 2
 # Weights are multiples of this. Sums of such float32 numbers are exact up to 16, so equal scores are equal in
 # whatever order they were summed, and ties can be broken by a rule.
 QUANTUM = 2.0**-20
+# Pages whose systems are solved, or rows that are searched, at a time: few, so that they stay in the cache.
+BATCH = 16
+ROWS = 32
 
 
 def fit(
@@ -52,7 +56,7 @@ def fit(
     """
     co_views = count_co_views(views, memory_limit=memory_limit, n_threads=n_threads)
     nearest = nearest_pages(co_views, neighbours, n_threads=n_threads)
-    return solve(co_views, nearest, regularisation, memory_limit=memory_limit, n_threads=n_threads)
+    return solve(co_views, nearest, regularisation, n_threads=n_threads)
 
 
 class Nearest(NamedTuple):
@@ -111,7 +115,7 @@ def nearest_pages(co_views: CoViews, neighbours: int, *, n_threads: int | None =
             nearest.co_views[start + row] = counts[row, pages]
 
     if k:
-        for _ in run_blocks(find, _ranges(n, co_views.block, 32), n_threads):
+        for _ in run_blocks(find, _row_ranges(co_views), n_threads):
             pass
     return nearest
 
@@ -121,16 +125,14 @@ def solve(
     nearest: Nearest,
     regularisation: float,
     *,
-    memory_limit: int = MEMORY_LIMIT,
     n_threads: int | None = None,
 ) -> csr_array:
-    """Solve every page's K x K ridge system, in float64 and batches.
+    """Solve every page's K x K ridge system, in float64 and batches of 32 K^2 bytes a system on each thread.
 
     Args:
         co_views: G.
         nearest: the neighbours of each page.
         regularisation: the ridge penalty, in squared views.
-        memory_limit: bytes; a batch of systems takes about 1/20 on each thread, at 32 K^2 bytes a system.
         n_threads: threads to use, every core by default.
 
     Returns:
@@ -141,17 +143,19 @@ def solve(
     if not k:
         return csr_array((n, n), dtype=np.float32)
     weights = np.empty((n, k), np.float32)
-    batch = 16
+    # Pages with a neighbour in common read the same part of G: next to each other they find it in the cache,
+    # which halves the time of gathering.
+    order = np.argsort(nearest.pages[:, k // 2], kind="stable")
 
     def solve_batch(start: int) -> None:
-        part = slice(start, start + batch)
-        systems = co_views.among(nearest.pages[part])
+        pages = order[start : start + BATCH]
+        systems = co_views.among(nearest.pages[pages])
         systems[:, np.arange(k), np.arange(k)] += regularisation
-        solution = np.linalg.solve(systems, nearest.co_views[part, :, None].astype(np.float64))[:, :, 0]
-        weights[part] = np.rint(solution / QUANTUM) * QUANTUM
+        solution = np.linalg.solve(systems, nearest.co_views[pages, :, None].astype(np.float64))[:, :, 0]
+        weights[pages] = np.rint(solution / QUANTUM) * QUANTUM
 
     with single_threaded_blas():
-        for _ in run_blocks(solve_batch, range(0, n, batch), n_threads):
+        for _ in run_blocks(solve_batch, range(0, n, BATCH), n_threads):
             pass
     indptr = np.arange(n + 1, dtype=np.int32) * np.int32(k)
     matrix = csc_array((weights.ravel(), nearest.pages.ravel(), indptr), shape=(n, n)).tocsr()
@@ -159,9 +163,9 @@ def solve(
     return largest_in_rows(matrix, FAN_OUT * k)
 
 
-def _ranges(n: int, block: int, step: int):
-    """Cut each block of ``[0, n)`` into ranges of at most ``step``."""
-    for own in range(0, n, block):
-        end = min(own + block, n)
-        for start in range(own, end, step):
-            yield start, min(start + step, end)
+def _row_ranges(co_views: CoViews) -> Iterator[tuple[int, int]]:
+    """Rows to search at a time, none across the border of a panel."""
+    for panel in range(0, co_views.n, co_views.block):
+        end = min(panel + co_views.block, co_views.n)
+        for start in range(panel, end, ROWS):
+            yield start, min(start + ROWS, end)
