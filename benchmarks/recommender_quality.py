@@ -4,17 +4,17 @@
 
 DATA is one data set, in one file or several, gzipped or not, in one of three formats:
 
-- pairs: ``user item [count] [timestamp]`` a line, separated by white space or commas, with or without a header.
-  A lone third column is a timestamp if its median passes 10^8, else a count; ``--columns`` overrides.
+- pairs: ``user item [count] [timestamp]`` a line, separated by white space or commas, with or without a
+  header. A lone third column is a timestamp if its median passes 10^8, else a count; ``--columns`` overrides.
 - msweb: the UCI "anonymous web data" format, with lines ``C,"id",id`` and ``V,id,1``.
 - transactions: one user a line, items separated by white space (and by -1 and -2, as SPMF writes them).
 
 The random split holds out 20 % of the pages of every user with at least 5. The temporal split trains on the
 first 80 % of the views by time and holds out the pages users who were there before view for the first time.
 Rankings never hold a page the user saw in training. Whatever has a parameter chooses it by recall@3 on a
-validation split of each training set, made like the random split, averaged over the seeds, over the grids below;
-"ours, defaults" has nothing to choose. Dense EASE^R works in 24 bytes x pages^2 and is left out where that passes
-``--dense-memory``: ``--pages`` keeps the most popular pages so that it fits.
+validation split of each training set, made like the random split, averaged over the seeds, over the grids
+below; "ours, defaults" has nothing to choose. Dense EASE^R works in 24 bytes x pages^2 and is left out where
+that passes ``--dense-memory``: ``--pages`` keeps the most popular pages so that it fits.
 
 ``pip install 'user_pipeline[bench]'`` brings ``implicit``; without it its models are left out.
 """
@@ -24,10 +24,10 @@ import gzip
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -42,7 +42,9 @@ from user_pipeline.recommender.score import recommend
 from user_pipeline.recommender.weights import MEMORY_LIMIT, fit, nearest_pages
 
 RANKED = 20
-GRIDS: dict[str, list[Any]] = {
+# What a method chooses: nothing, a number, or factors and alpha.
+Parameter: TypeAlias = Any
+GRIDS: dict[str, list[Parameter]] = {
     "popularity": [None],
     "item cosine": [20, 100, 500],
     "RP3beta": [0.0, 0.2, 0.4, 0.6, 0.8],
@@ -150,7 +152,7 @@ def _pairs(lines: list[str], columns: list[str] | None) -> Views:
     )
 
 
-def _codes(labels: Any) -> NDArray[np.int64]:
+def _codes(labels: Sequence[str] | pd.Series[str]) -> NDArray[np.int64]:
     return pd.factorize(pd.Series(labels), sort=True)[0]
 
 
@@ -182,7 +184,7 @@ def temporal_split(views: Views, weighting: Weighting) -> Split:
     later = csr_array(
         (np.ones(np.count_nonzero(~early)), (views.user[~early], views.page[~early])), shape=shape
     )
-    is_new = later - later.multiply(train != 0)
+    is_new = later - later.multiply(train.astype(np.bool_))
     known = diags_array((np.diff(train.indptr) > 0).astype(np.float64)) @ is_new
     held_out = csr_array(known)
     held_out.eliminate_zeros()
@@ -198,7 +200,7 @@ def _split(train: csr_array, held_out: csr_array, weighting: Weighting) -> Split
     return Split(views, held_out)
 
 
-def ranked(method: str, parameter: Any, split: Split, users: NDArray[np.int64]) -> Pages:
+def ranked(method: str, parameter: Parameter, split: Split, users: NDArray[np.int64]) -> Pages:
     """Train a method and rank: users x RANKED page codes, -1 where it has none."""
     views = split.train
     if method.startswith("ours"):
@@ -210,12 +212,13 @@ def ranked(method: str, parameter: Any, split: Split, users: NDArray[np.int64]) 
         return out[: len(users)]
     if method.startswith("implicit"):
         return _implicit(method, parameter, views, users)
-    scores = {
+    models: dict[str, Callable[[Interactions, Any], Scores]] = {
         "popularity": _popularity,
         "item cosine": _cosine,
         "RP3beta": _rp3beta,
         "dense EASE^R": _ease,
-    }[method](views, parameter)
+    }
+    scores = models[method](views, parameter)
     parts = []
     step = max(1, 2**25 // views.matrix.shape[1])
     for start in range(0, len(users), step):
@@ -270,7 +273,7 @@ def _ease(views: Interactions, regularisation: float) -> Scores:
     return lambda history: history @ inverse
 
 
-def _implicit(method: str, parameter: Any, views: Interactions, users: NDArray[np.int64]) -> Pages:
+def _implicit(method: str, parameter: Parameter, views: Interactions, users: NDArray[np.int64]) -> Pages:
     from implicit.als import AlternatingLeastSquares  # noqa: PLC0415 - an extra
     from implicit.nearest_neighbours import CosineRecommender  # noqa: PLC0415
 
@@ -327,10 +330,9 @@ def main() -> None:
     )
     validation = [_validation(split, arguments.weighting) for split in splits]
     n_users, n_pages = splits[0].held_out.shape
-    notes = [
-        f"{n_users} users, {n_pages} pages, {splits[0].train.matrix.nnz + splits[0].held_out.nnz} pairs, "
-        f"{arguments.split} split, {arguments.weighting} weights, seeds {arguments.seeds}"
-    ]
+    pairs = splits[0].train.matrix.nnz + splits[0].held_out.nnz
+    conditions = f"{arguments.split} split, {arguments.weighting} weights, seeds {arguments.seeds}"
+    notes = [f"{n_users} users, {n_pages} pages, {pairs} pairs, {conditions}"]
     methods = list(arguments.methods)
     if 24 * n_pages**2 > arguments.dense_memory and "dense EASE^R" in methods:
         methods.remove("dense EASE^R")
@@ -369,18 +371,18 @@ def _validation(split: Split, weighting: Weighting) -> Split:
     return _split(*leave_out(full, seed=12345), weighting)
 
 
-def _tuned(method: str, validation: list[Split], ranked_users: int) -> Any:
+def _tuned(method: str, validation: list[Split], ranked_users: int) -> Parameter:
     grid = GRIDS[method]
     if len(grid) == 1:
         return grid[0]
 
-    def recall(value: Any) -> float:
+    def recall(value: Parameter) -> float:
         return sum(_measured(method, value, split, ranked_users)["recall@3"] for split in validation)
 
     return max(grid, key=recall)
 
 
-def _measured(method: str, parameter: Any, split: Split, ranked_users: int) -> dict[str, float]:
+def _measured(method: str, parameter: Parameter, split: Split, ranked_users: int) -> dict[str, float]:
     users = np.flatnonzero(np.diff(split.held_out.indptr) > 0)
     if len(users) > ranked_users:
         users = np.sort(np.random.default_rng(0).permutation(users)[:ranked_users])

@@ -1,16 +1,17 @@
 """How long the recommender takes and how much memory, beside ``implicit`` cosine and dense EASE^R.
 
-    python benchmarks/recommender_speed.py [--sizes 200000x20000x10e6 1000000x20000x50e6] [--repeat 1] [--json]
+    python benchmarks/recommender_speed.py [--sizes 200000x20000x10e6 1000000x20000x50e6] [--repeat 1]
+    [--json]
 
-Users, pages and views are synthetic: a user's number of views is log-normal; a quarter of the views go to pages
-by a Zipf law over all pages, the rest by a Zipf law over the pages of the user's two fields of interest, of 200.
-Views of the same page by the same user count once, as in the table of pairs the pipeline keeps; the number of
-views in ``--sizes`` is the number of such pairs, about. They come in random order.
+Users, pages and views are synthetic: a user's number of views is log-normal; a quarter of the views go to
+pages by a Zipf law over all pages, the rest by a Zipf law over the pages of the user's two fields of
+interest, of 200. Views of the same page by the same user count once, as in the table of pairs the pipeline
+keeps; the number of views in ``--sizes`` is the number of such pairs, about. They come in random order.
 
-Each peer runs in its own process and reads the same two int32 arrays, users and pages. Timed, in seconds of wall
-clock: everything from these arrays to the best three unseen pages of every user, imports included. Peak memory is
-that of the whole process, arrays and interpreter included. Dense EASE^R runs where 24 bytes x pages^2 fit into
-``--dense-memory`` and pages are few enough to wait for (``--dense-pages``).
+Each peer runs in its own process and reads the same two int32 arrays, users and pages. Timed, in seconds of
+wall clock: everything from these arrays to the best three unseen pages of every user, imports included. Peak
+memory is that of the whole process, arrays and interpreter included. Dense EASE^R runs where 24 bytes x
+pages^2 fit into ``--dense-memory`` and pages are few enough to wait for (``--dense-pages``).
 
 ``pip install 'user_pipeline[bench]'`` brings ``implicit``.
 """
@@ -55,8 +56,9 @@ def generate(n_users: int, n_pages: int, n_views: int, seed: int = 0) -> Iterato
 
 
 def _zipf(n: int, exponent: float) -> NDArray[np.float64]:
-    weight = np.cumsum(1.0 / np.arange(1, n + 1) ** exponent)
-    return weight / weight[-1]
+    weight: NDArray[np.float64] = np.cumsum(1.0 / np.arange(1, n + 1) ** exponent)
+    weight /= weight[-1]
+    return weight
 
 
 def ours(user: Codes, page: Codes, n_users: int, n_pages: int) -> int:

@@ -5,11 +5,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csc_array, csr_array, vstack
+from scipy.sparse import coo_array, csc_array, csr_array, vstack
 
 from user_pipeline.recommender.interactions import Interactions
 from user_pipeline.recommender.parallel import run_blocks
-
 
 # The largest count that fits a cell of two bytes.
 WIDEST = int(np.iinfo(np.uint16).max)
@@ -106,7 +105,8 @@ class CoViews:
             values[in_head] = self.cells[self.offset[low[in_head]] + high[in_head]]
             # The row of the less popular of the two is the shorter: the one that a limit cut less.
             rest = ~in_head
-            values[rest] = self.tail[high[rest] - self.n_head, low[rest] - self.n_head].toarray()
+            if rest.any():
+                values[rest] = self.tail[high[rest] - self.n_head, low[rest] - self.n_head]
         position = np.zeros((k, k), np.intp)
         position[first, second] = position[second, first] = np.arange(len(first))
         out = np.zeros((len(pages), k, k))
@@ -156,7 +156,7 @@ def count_co_views(views: Interactions, *, memory_limit: int, n_threads: int | N
         cells=np.zeros(int(cells[:panels].sum()), cell),
         offset=before[rows // block] + (rows - first) * (n - first) - first,
         corner=np.zeros((wide, wide), np.float32),
-        tail=csr_array((n - len(rows), n - len(rows)), dtype=np.float32),
+        tail=empty((n - len(rows), n - len(rows))),
     )
     products = _Products(by_user, by_page)
 
@@ -270,12 +270,17 @@ class _Products:
 
 def _summed(parts: list[tuple[int, csr_array]], shape: tuple[int, int]) -> csr_array:
     """Sum pieces of a block of rows into one sparse matrix."""
-    total = csr_array(shape, dtype=np.float32)
+    total = empty(shape)
     for row, part in parts:
         below = shape[0] - row - part.shape[0]
         indptr = np.concatenate([np.zeros(row, np.int32), part.indptr, np.full(below, part.indptr[-1])])
         total = total + csr_array((part.data.astype(np.float32), part.indices, indptr), shape=shape)
     return total
+
+
+def empty(shape: tuple[int, int]) -> csr_array:
+    """A float32 matrix of zeros."""
+    return csr_array(coo_array(shape, dtype=np.float32))
 
 
 def largest_in_rows(matrix: csr_array, limit: int) -> csr_array:

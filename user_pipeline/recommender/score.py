@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, csr_matrix, diags_array, hstack, vstack
 from sparse_dot_topn import sp_matmul_topn
 
+from user_pipeline.recommender.co_views import empty
 from user_pipeline.recommender.interactions import Codes, Interactions
 from user_pipeline.recommender.parallel import threads
 from user_pipeline.recommender.weights import MEMORY_LIMIT
@@ -44,9 +45,9 @@ def recommend(
 ) -> Iterator[Recommendations]:
     """Recommend to every user who has a view, some users at a time.
 
-    A user's scores are ``views @ weights``. The best unseen pages with a positive score come first, ties broken
-    by popularity and then by page code; the most popular unseen pages follow until there are ``top_n``. Only
-    viewed pages are recommended, so a user gets ``min(top_n, unseen columns)`` rows.
+    A user's scores are ``views @ weights``. The best unseen pages with a positive score come first, ties
+    broken by popularity and then by page code; the most popular unseen pages follow until there are
+    ``top_n``. Only viewed pages are recommended, so a user gets ``min(top_n, unseen columns)`` rows.
 
     Args:
         views: users x columns.
@@ -54,8 +55,8 @@ def recommend(
         seen: user and page codes of further pairs not to recommend, any order, repeats and pages without a
             column allowed.
         top_n: how many pages a user gets, at most 127.
-        memory_limit: bytes. Users come in chunks for about a quarter of it, at 64 bytes a view or result, plus
-            16 bytes a page for each thread.
+        memory_limit: bytes. Users come in chunks for about a quarter of it, at 64 bytes a view or result,
+            plus 16 bytes a page for each thread.
         n_threads: threads to use, every core by default; the result does not depend on it.
 
     Yields:
@@ -95,7 +96,7 @@ def _exclusions(views: Interactions, seen: tuple[Codes, Codes] | None) -> csr_ar
     """Pairs seen before, users x columns, ones."""
     shape = views.matrix.shape
     if seen is None:
-        return csr_array(shape, dtype=np.int8)
+        return empty(shape).astype(np.int8)
     user, column = seen[0], views.columns_of(seen[1])
     known = column >= 0
     matrix = csr_array((np.ones(np.count_nonzero(known), np.int8), (user[known], column[known])), shape=shape)
@@ -119,8 +120,8 @@ def _best(
         Users x top_n columns, best first, ties in ascending order, completed with the number of columns.
     """
     n = gain.shape[1]
-    # One more than asked for: if it scores as much as the last, then which of the equals are among the best is
-    # up to the order in which they were met, and they are compared once more.
+    # One more than asked for: if it scores as much as the last, then which of the equals are among the best
+    # is up to the order in which they were met, and they are compared once more.
     top = sp_matmul_topn(
         csr_matrix(history),
         csr_matrix(gain),
@@ -142,7 +143,8 @@ def _best(
     for at in range(0, len(tied), step):
         users = tied[at : at + step]
         columns[users, :top_n] = _best_of_all(history[users] @ gain, scores[users, -1], top_n)
-    return columns[:, :top_n]
+    best: NDArray[np.int32] = columns[:, :top_n]
+    return best
 
 
 def _best_of_all(scores: csr_array, least: NDArray[np.float32], top_n: int) -> NDArray[np.int32]:
@@ -151,7 +153,8 @@ def _best_of_all(scores: csr_array, least: NDArray[np.float32], top_n: int) -> N
     good = np.flatnonzero(scores.data >= least[row])
     order = good[np.lexsort((scores.indices[good], -scores.data[good], row[good]))]
     first = np.searchsorted(row[order], np.arange(scores.shape[0]))
-    return scores.indices[order[first[:, None] + np.arange(top_n)]]
+    best: NDArray[np.int32] = scores.indices[order[first[:, None] + np.arange(top_n)]]
+    return best
 
 
 def _fill(columns: NDArray[np.int32], scored: NDArray[np.intp], history: csr_array, n: int) -> None:

@@ -29,6 +29,6 @@ def test_a_fifth_of_the_pages_of_users_with_five_is_held_out() -> None:
     train, held_out = leave_out(matrix, seed=1)
 
     assert np.diff(held_out.indptr).tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2]
-    assert ((train + held_out) != matrix).nnz == 0
-    assert (leave_out(matrix, seed=1)[1] != held_out).nnz == 0
-    assert (leave_out(matrix, seed=2)[1] != held_out).nnz > 0
+    assert np.array_equal((train + held_out).toarray(), matrix.toarray())
+    assert np.array_equal(leave_out(matrix, seed=1)[1].toarray(), held_out.toarray())
+    assert not np.array_equal(leave_out(matrix, seed=2)[1].toarray(), held_out.toarray())

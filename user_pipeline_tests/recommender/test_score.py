@@ -1,3 +1,5 @@
+from random import Random
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,11 +38,11 @@ def test_everyone_active_gets_three_unseen_pages_or_all_there_are(
 
 @settings(max_examples=100, deadline=None)
 @given(histories, st.randoms(use_true_random=False))
-def test_the_order_of_users_and_of_views_does_not_matter(pairs: Pairs, random: "np.random.Generator") -> None:
+def test_the_order_of_users_and_of_views_does_not_matter(pairs: Pairs, random: Random) -> None:
     users = list(range(N_USERS))
-    random.shuffle(users)  # type: ignore[arg-type]
+    random.shuffle(users)
     mixed = [(users[user], page) for user, page in pairs + pairs[:3]]
-    random.shuffle(mixed)  # type: ignore[arg-type]
+    random.shuffle(mixed)
 
     out = recommended(mixed, N_USERS, N_PAGES)
 

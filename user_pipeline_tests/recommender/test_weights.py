@@ -4,7 +4,7 @@ import pytest
 from user_pipeline.recommender import co_views as counting
 from user_pipeline.recommender.co_views import count_co_views, largest_in_rows
 from user_pipeline.recommender.interactions import interactions
-from user_pipeline.recommender.weights import fit, nearest_pages
+from user_pipeline.recommender.weights import LEAST, fit, nearest_pages
 from user_pipeline_tests.recommender.helpers import dense_ease, random_views, views_of
 
 
@@ -40,6 +40,7 @@ def test_each_column_solves_the_ridge_regression_on_its_neighbours() -> None:
     weights = fit(views, neighbours=10, regularisation=20.0).toarray()
 
     kept = weights != 0
+    assert np.abs(weights[kept]).min() >= LEAST
     assert kept.sum(axis=0).max() <= 10
     assert kept.sum(axis=1).max() <= 20
     assert weights[kept] == pytest.approx(expected[kept], abs=1e-6)
