@@ -52,7 +52,7 @@ GRIDS: dict[str, list[Parameter]] = {
     "implicit ALS": [(factors, alpha) for factors in (8, 32, 128) for alpha in (1.0, 10.0)],
     "dense EASE^R": [5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0],
     "ours, defaults": [None],
-    "ours": [5.0, 10.0, 20.0, 50.0, 100.0, 200.0],
+    "ours": [5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0],
 }
 PARAMETERS = {
     "item cosine": "neighbours",
@@ -152,7 +152,7 @@ def _pairs(lines: list[str], columns: list[str] | None) -> Views:
     )
 
 
-def _codes(labels: Sequence[str] | pd.Series[str]) -> NDArray[np.int64]:
+def _codes(labels: "Sequence[str] | pd.Series[str]") -> NDArray[np.int64]:
     return pd.factorize(pd.Series(labels), sort=True)[0]
 
 

@@ -137,7 +137,6 @@ def count_co_views(views: Interactions, *, memory_limit: int, n_threads: int | N
     n = by_user.shape[1]
     # Not a function of the number of threads: sums of logarithms would show where a block begins.
     block = int(np.clip(memory_limit // (256 * max(n, 1)), 1, 256))
-
     starts = np.arange(0, n, block)
     cells = np.minimum(block, n - starts) * (n - starts)
     panels = len(starts)
