@@ -1,0 +1,16 @@
+"""Which pages a user will want next: numerics on sparse matrices, with no Dagster, no I/O and no clock.
+
+Three steps, each a function of the one before::
+
+    views = interactions(user, page, n_users=..., n_pages=...)
+    weights = fit(views)
+    for part in recommend(views, weights, seen=(user, page)): ...
+
+- :mod:`.interactions` turns integer codes into a users x pages matrix;
+- :mod:`.weights` learns page-to-page weights from it (EASE^R on near neighbours);
+- :mod:`.score` ranks every user's unseen pages by them, and fills up with the most popular;
+- :mod:`.evaluate` measures rankings and splits data to do so;
+- :mod:`.tuning` chooses the regularisation on a validation split.
+
+Nothing is imported here: NumPy and SciPy load with the module that needs them.
+"""

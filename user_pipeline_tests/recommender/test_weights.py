@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+
+from user_pipeline.recommender import co_views as counting
+from user_pipeline.recommender.co_views import count_co_views, largest_in_rows
+from user_pipeline.recommender.interactions import interactions
+from user_pipeline.recommender.weights import LEAST, fit, nearest_pages
+from user_pipeline_tests.recommender.helpers import dense_ease, random_views, views_of
+
+
+def test_two_pages_by_hand() -> None:
+    # Page 0 has 3 viewers, page 1 has 2, both of whom viewed page 0: b = 2 / (3 + r) and 2 / (2 + r).
+    views = views_of([(0, 0), (1, 0), (2, 0), (0, 1), (1, 1)], 3, 2)
+
+    weights = fit(views, regularisation=1.0).toarray()
+
+    assert weights == pytest.approx(np.array([[0, 2 / 4], [2 / 3, 0]]), abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("regularisation", [0.5, 20.0, 500.0])
+def test_with_all_pages_as_neighbours_it_is_dense_ease(seed: int, regularisation: float) -> None:
+    views = random_views(seed)
+
+    weights = fit(views, neighbours=10_000, regularisation=regularisation)
+
+    assert weights.toarray() == pytest.approx(dense_ease(views.matrix, regularisation), abs=1e-6)
+
+
+def test_each_column_solves_the_ridge_regression_on_its_neighbours() -> None:
+    views = random_views(7)
+    x = views.matrix.toarray().astype(np.float64)
+    gram = x.T @ x
+    nearest = nearest_pages(count_co_views(views, memory_limit=2**30), 10)
+    expected = np.zeros_like(gram)
+    for page, near in enumerate(nearest.pages):
+        system = gram[np.ix_(near, near)] + 20 * np.eye(10)
+        expected[near, page] = np.linalg.solve(system, gram[near, page])
+
+    weights = fit(views, neighbours=10, regularisation=20.0).toarray()
+
+    kept = weights != 0
+    assert np.abs(weights[kept]).min() >= LEAST
+    assert kept.sum(axis=0).max() <= 10
+    assert kept.sum(axis=1).max() <= 20
+    assert weights[kept] == pytest.approx(expected[kept], abs=1e-6)
+
+
+def test_neighbours_are_the_nearest_by_cosine_and_of_equals_the_more_popular() -> None:
+    views = random_views(3, n_users=30, n_pages=200, n=400)
+    x = views.matrix.toarray().astype(np.float32)
+    gram = x.T @ x
+    scale = (1 / np.sqrt(np.diag(gram))).astype(np.float32)
+    cosine = gram * scale
+    np.fill_diagonal(cosine, -1)
+    expected = np.sort(np.argsort(-cosine, axis=1, kind="stable")[:, :9], axis=1)
+
+    nearest = nearest_pages(count_co_views(views, memory_limit=2**30), 9)
+
+    assert np.array_equal(nearest.pages, expected)
+    assert np.array_equal(nearest.co_views, np.take_along_axis(gram, expected, 1))
+
+
+@pytest.mark.parametrize("weighting", ["binary", "log"])
+@pytest.mark.parametrize("memory_limit", [2**30, 2**18, 30_000])
+def test_co_views_are_the_same_however_little_memory(
+    weighting: str, memory_limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting, "largest_in_rows", lambda matrix, _: matrix)
+    monkeypatch.setattr(counting, "PIECE", 64)
+    rng = np.random.default_rng(0)
+    user, page = rng.integers(0, 300, 6000), (200 * rng.random(6000) ** 3).astype(int)
+    views = interactions(
+        user,
+        page,
+        rng.integers(1, 9, 6000),
+        n_users=300,
+        n_pages=200,
+        weighting="log" if weighting == "log" else "binary",
+    )
+    x = views.matrix.toarray().astype(np.float64)
+    groups = np.sort([rng.permutation(x.shape[1])[:20] for _ in range(30)], axis=1).astype(np.int32)
+
+    co_views = count_co_views(views, memory_limit=memory_limit)
+
+    assert (co_views.n_head < co_views.n) == (memory_limit == 30_000)
+    assert co_views.among(groups) == pytest.approx(
+        np.stack([(x.T @ x)[np.ix_(g, g)] for g in groups]), rel=1e-5
+    )
+    whole = [
+        co_views.rows(s, min(s + co_views.block, co_views.n)) for s in range(0, co_views.n, co_views.block)
+    ]
+    assert np.concatenate(whole) == pytest.approx(x.T @ x, rel=1e-5)
+
+
+def test_counts_too_large_for_two_bytes_are_exact() -> None:
+    rng = np.random.default_rng(0)
+    viewed = rng.random((150_000, 6)) < [0.95, 0.9, 0.8, 0.47, 0.4, 0.01]
+    user, page = np.nonzero(viewed)
+    views = interactions(user, page, n_users=len(viewed), n_pages=6)
+    x = views.matrix.toarray().astype(np.float64)
+
+    co_views = count_co_views(views, memory_limit=2**30)
+
+    assert len(co_views.corner) == 4
+    assert np.array_equal(co_views.rows(0, 6), x.T @ x)
+    assert np.array_equal(co_views.among(np.arange(6, dtype=np.int32)[None])[0], x.T @ x)
+
+
+def test_a_tail_over_the_limit_keeps_the_largest_counts() -> None:
+    views = random_views(1, n_users=200, n_pages=700, n=20_000)
+
+    limited = count_co_views(views, memory_limit=300_000)
+
+    assert 0 < limited.n_head < limited.n
+    assert 8 * limited.tail.nnz <= 300_000 * 3 // 10
+    assert fit(views, memory_limit=300_000).nnz > 0
+
+
+def test_the_largest_in_rows_are_largest_in_size_and_of_equals_the_first() -> None:
+    matrix = random_views(0).matrix[:0].copy()
+    assert largest_in_rows(matrix, 3).shape == matrix.shape
+    views = views_of([(0, 0), (0, 1), (0, 2), (1, 1), (2, 0), (2, 1), (2, 2)], 3, 3)
+    values = views.matrix.astype(np.float32)
+    values.data[:] = [1, -5, 1, 9, 2, 2, 2]
+
+    assert largest_in_rows(values, 2).toarray().tolist() == [[1, -5, 0], [9, 0, 0], [2, 2, 0]]
+
+
+def test_the_number_of_threads_does_not_show() -> None:
+    views = random_views(2, n_users=2000, n_pages=600, n=60_000)
+
+    one, three = fit(views, n_threads=1), fit(views, n_threads=3)
+
+    assert one.data.tobytes() == three.data.tobytes()
+    assert one.indices.tobytes() == three.indices.tobytes()
+
+
+def test_one_page_and_no_page_have_no_weights() -> None:
+    assert fit(views_of([(0, 0)], 1, 1)).toarray().tolist() == [[0]]
+    assert fit(views_of([], 1, 1)).shape == (0, 0)
