@@ -43,8 +43,9 @@ lock: $(INSTALLED) ## Choose new versions within pyproject.toml's bounds
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
 		pyproject.toml --output-file requirements.lock
 
-bench: $(INSTALLED) ## The benchmarks (BENCH= passes arguments on)
-	$(BIN)/python benchmarks/run.py $(BENCH)
+BENCH ?= fake_users.py
+bench: $(INSTALLED) ## A benchmark: BENCH="recommender_speed.py --help"; fake_users.py unless another is named
+	$(BIN)/python benchmarks/$(BENCH)
 
 clean: ## Stop what is embedded, then remove data, caches and .venv
 	@if [ -x $(BIN)/user-pipeline ]; then $(BIN)/user-pipeline down; fi

@@ -103,9 +103,7 @@ def read(paths: list[Path], layout: str, columns: list[str] | None) -> Views:
         return _pairs(lines, columns)
     if layout == "msweb":
         # Its two files number their users alike, though they are not the same.
-        views = [
-            (f"{number} {user}", page) for number, file in enumerate(files) for user, page in _msweb(file)
-        ]
+        views = [(f"{number} {user}", page) for number, file in enumerate(files) for user, page in _msweb(file)]
         user, page = zip(*views, strict=True)
     else:
         items = [[item for item in line.split() if item not in {"-1", "-2"}] for line in lines]
@@ -147,9 +145,7 @@ def _pairs(lines: list[str], columns: list[str] | None) -> Views:
         is_time = numbers.shape[1] == 1 and numbers.iloc[:, 0].median() > 1e8
         columns = ["time"] if is_time else ["count", "time"][: numbers.shape[1]]
     values = {name: numbers.iloc[:, i].to_numpy(np.float64) for i, name in enumerate(columns)}
-    return Views(
-        _codes(rows[0]), _codes(rows[1]), values.get("count", np.ones(len(rows))), values.get("time")
-    )
+    return Views(_codes(rows[0]), _codes(rows[1]), values.get("count", np.ones(len(rows))), values.get("time"))
 
 
 def _codes(labels: "Sequence[str] | pd.Series[str]") -> NDArray[np.int64]:
@@ -181,9 +177,7 @@ def temporal_split(views: Views, weighting: Weighting) -> Split:
     shape = (int(views.user.max()) + 1, int(views.page.max()) + 1)
     early = views.time <= np.quantile(views.time, 0.8)
     train = csr_array((views.count[early], (views.user[early], views.page[early])), shape=shape)
-    later = csr_array(
-        (np.ones(np.count_nonzero(~early)), (views.user[~early], views.page[~early])), shape=shape
-    )
+    later = csr_array((np.ones(np.count_nonzero(~early)), (views.user[~early], views.page[~early])), shape=shape)
     is_new = later - later.multiply(train.astype(np.bool_))
     known = diags_array((np.diff(train.indptr) > 0).astype(np.float64)) @ is_new
     held_out = csr_array(known)
@@ -194,9 +188,7 @@ def temporal_split(views: Views, weighting: Weighting) -> Split:
 def _split(train: csr_array, held_out: csr_array, weighting: Weighting) -> Split:
     entries = train.tocoo()
     n_users, n_pages = train.shape
-    views = interactions(
-        entries.row, entries.col, entries.data, n_users=n_users, n_pages=n_pages, weighting=weighting
-    )
+    views = interactions(entries.row, entries.col, entries.data, n_users=n_users, n_pages=n_pages, weighting=weighting)
     return Split(views, held_out)
 
 
@@ -233,9 +225,7 @@ def ranked(method: str, parameter: Parameter, split: Split, users: NDArray[np.in
 
 def _top(scores: NDArray[np.floating[Any]]) -> NDArray[np.intp]:
     best = np.argpartition(-scores, RANKED, axis=1)[:, :RANKED]
-    return np.take_along_axis(
-        best, np.argsort(-np.take_along_axis(scores, best, 1), axis=1, kind="stable"), 1
-    )
+    return np.take_along_axis(best, np.argsort(-np.take_along_axis(scores, best, 1), axis=1, kind="stable"), 1)
 
 
 def _popularity(views: Interactions, _: None) -> Scores:
@@ -274,8 +264,8 @@ def _ease(views: Interactions, regularisation: float) -> Scores:
 
 
 def _implicit(method: str, parameter: Parameter, views: Interactions, users: NDArray[np.int64]) -> Pages:
-    from implicit.als import AlternatingLeastSquares  # noqa: PLC0415 - an extra
-    from implicit.nearest_neighbours import CosineRecommender  # noqa: PLC0415
+    from implicit.als import AlternatingLeastSquares
+    from implicit.nearest_neighbours import CosineRecommender
 
     x = csr_matrix(views.matrix.astype(np.float32))
     if method == "implicit cosine":
@@ -300,14 +290,10 @@ def _implicit(method: str, parameter: Parameter, views: Interactions, users: NDA
 
 def main() -> None:
     """Measure every method on every seed and print the means."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+", type=Path)
     parser.add_argument("--format", choices=["auto", "pairs", "msweb", "transactions"], default="auto")
-    parser.add_argument(
-        "--columns", nargs="*", choices=["count", "time", "-"], help="what follows user and item"
-    )
+    parser.add_argument("--columns", nargs="*", choices=["count", "time", "-"], help="what follows user and item")
     parser.add_argument("--split", choices=["random", "temporal"], default="random")
     parser.add_argument("--weighting", choices=["binary", "log"], default="binary", help="for every method")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -319,9 +305,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
 
-    views = capped(
-        read(arguments.data, arguments.format, arguments.columns), arguments.users, arguments.pages
-    )
+    views = capped(read(arguments.data, arguments.format, arguments.columns), arguments.users, arguments.pages)
     temporal = arguments.split == "temporal"
     splits = (
         [temporal_split(views, arguments.weighting)]
@@ -340,9 +324,7 @@ def main() -> None:
         notes.append(f"dense EASE^R left out: it needs {24e-9 * n_pages**2:.1f} GB; --pages {fits} would fit")
     if not _has_implicit() and any(method.startswith("implicit") for method in methods):
         methods = [method for method in methods if not method.startswith("implicit")]
-        notes.append(
-            "implicit is not installed (pip install 'user_pipeline[bench]'): its models are left out"
-        )
+        notes.append("implicit is not installed (pip install 'user_pipeline[bench]'): its models are left out")
 
     results = []
     for method in methods:
@@ -365,9 +347,7 @@ def _validation(split: Split, weighting: Weighting) -> Split:
     counts = csr_array(x.astype(np.float64))
     if weighting == "log":
         counts.data = np.exp2(counts.data) - 1
-    full = csr_array(
-        (counts.data, split.train.pages[counts.indices], counts.indptr), shape=split.held_out.shape
-    )
+    full = csr_array((counts.data, split.train.pages[counts.indices], counts.indptr), shape=split.held_out.shape)
     return _split(*leave_out(full, seed=12345), weighting)
 
 
@@ -399,7 +379,7 @@ def _measured(method: str, parameter: Parameter, split: Split, ranked_users: int
 
 def _has_implicit() -> bool:
     try:
-        import implicit  # noqa: F401, PLC0415 - an extra
+        import implicit  # noqa: F401 - an extra
     except ImportError:
         return False
     return True

@@ -63,9 +63,9 @@ def _zipf(n: int, exponent: float) -> NDArray[np.float64]:
 
 def ours(user: Codes, page: Codes, n_users: int, n_pages: int) -> int:
     """Three pages for everyone by user_pipeline."""
-    from user_pipeline.recommender.interactions import interactions  # noqa: PLC0415 - timed
-    from user_pipeline.recommender.score import recommend  # noqa: PLC0415
-    from user_pipeline.recommender.weights import fit  # noqa: PLC0415
+    from user_pipeline.recommender.interactions import interactions
+    from user_pipeline.recommender.score import recommend
+    from user_pipeline.recommender.weights import fit
 
     views = interactions(user, page, n_users=n_users, n_pages=n_pages)
     return sum(len(part.user) for part in recommend(views, fit(views)))
@@ -73,8 +73,8 @@ def ours(user: Codes, page: Codes, n_users: int, n_pages: int) -> int:
 
 def implicit_cosine(user: Codes, page: Codes, n_users: int, n_pages: int) -> int:
     """Three pages for everyone by implicit's cosine model, its defaults."""
-    from implicit.nearest_neighbours import CosineRecommender  # noqa: PLC0415
-    from scipy.sparse import csr_matrix  # noqa: PLC0415
+    from implicit.nearest_neighbours import CosineRecommender
+    from scipy.sparse import csr_matrix
 
     views = csr_matrix((np.ones(len(user), np.float32), (user, page)), shape=(n_users, n_pages))
     model = CosineRecommender()
@@ -85,8 +85,8 @@ def implicit_cosine(user: Codes, page: Codes, n_users: int, n_pages: int) -> int
 
 def dense_ease(user: Codes, page: Codes, n_users: int, n_pages: int) -> int:
     """Three pages for everyone by dense EASE^R."""
-    from scipy.sparse import csr_array  # noqa: PLC0415
-    from threadpoolctl import threadpool_limits  # noqa: PLC0415
+    from scipy.sparse import csr_array
+    from threadpoolctl import threadpool_limits
 
     views = csr_array((np.ones(len(user), np.float32), (user, page)), shape=(n_users, n_pages))
     gram = (views.T @ views).toarray().astype(np.float64)
@@ -129,20 +129,14 @@ def run(peer: str, folder: Path, n_users: int, n_pages: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure every peer at every size."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["200000x20000x10e6", "1000000x20000x50e6"])
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS))
-    parser.add_argument(
-        "--repeat", type=int, default=1, help="times to run each peer, in turn; the best counts"
-    )
+    parser.add_argument("--repeat", type=int, default=1, help="times to run each peer, in turn; the best counts")
     parser.add_argument("--dense-memory", type=float, default=4e9)
     parser.add_argument("--dense-pages", type=int, default=6000)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument(
-        "--run", nargs=4, metavar=("PEER", "FOLDER", "USERS", "PAGES"), help=argparse.SUPPRESS
-    )
+    parser.add_argument("--run", nargs=4, metavar=("PEER", "FOLDER", "USERS", "PAGES"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run:
         peer, folder, n_users, n_pages = arguments.run
@@ -184,12 +178,8 @@ def main() -> None:
         print(json.dumps(report, indent=2))
 
 
-def _start(
-    peer: str, folder: Path, n_users: int, n_pages: int, arguments: argparse.Namespace
-) -> dict[str, Any] | None:
-    if peer == "dense EASE^R" and (
-        24 * n_pages**2 > arguments.dense_memory or n_pages > arguments.dense_pages
-    ):
+def _start(peer: str, folder: Path, n_users: int, n_pages: int, arguments: argparse.Namespace) -> dict[str, Any] | None:
+    if peer == "dense EASE^R" and (24 * n_pages**2 > arguments.dense_memory or n_pages > arguments.dense_pages):
         return None
     command = [sys.executable, __file__, "--run", peer, str(folder), str(n_users), str(n_pages)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

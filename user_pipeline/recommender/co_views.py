@@ -174,9 +174,7 @@ def count_co_views(views: Interactions, *, memory_limit: int, n_threads: int | N
                     (np.ones(end, np.float32), part.indices[:end], part.indptr[: rows_left + 1]),
                     shape=(rows_left, n - start),
                 )
-                out.corner[start + row : start + row + rows_left, start:] += wider.toarray()[
-                    :, : wide - start
-                ]
+                out.corner[start + row : start + row + rows_left, start:] += wider.toarray()[:, : wide - start]
 
     position = by_user.indptr[:-1].copy()
 

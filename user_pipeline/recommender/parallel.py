@@ -15,14 +15,10 @@ Result = TypeVar("Result")
 
 def threads(n_threads: int | None) -> int:
     """The number of threads asked for, or one for every core this process may use."""
-    return n_threads or len(
-        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    )
+    return n_threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
 
 
-def run_blocks(
-    work: Callable[[Item], Result], items: Iterable[Item], n_threads: int | None
-) -> Iterator[Result]:
+def run_blocks(work: Callable[[Item], Result], items: Iterable[Item], n_threads: int | None) -> Iterator[Result]:
     """``map(work, items)`` on threads, in order, with no more items alive than threads.
 
     NumPy and SciPy release the interpreter's lock inside their loops, so threads are enough. A plain

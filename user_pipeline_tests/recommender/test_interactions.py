@@ -5,9 +5,7 @@ from user_pipeline.recommender.interactions import interactions
 
 
 def test_columns_are_ordered_by_viewers_and_then_by_code() -> None:
-    views = interactions(
-        np.array([0, 1, 2, 0, 1, 2, 2]), np.array([3, 3, 3, 1, 2, 2, 1]), n_users=3, n_pages=5
-    )
+    views = interactions(np.array([0, 1, 2, 0, 1, 2, 2]), np.array([3, 3, 3, 1, 2, 2, 1]), n_users=3, n_pages=5)
 
     assert views.pages.tolist() == [3, 1, 2]
     assert views.popularity.tolist() == [3, 2, 2]

@@ -63,9 +63,7 @@ def test_the_numbering_of_pages_matters_only_for_ties() -> None:
     first = rows(list(score.recommend(views, fit(views))))
     second = rows(list(score.recommend(other, fit(other))))
 
-    same = [
-        a == (b[0], int(np.argsort(renumbered)[b[1]]), *b[2:]) for a, b in zip(first, second, strict=True)
-    ]
+    same = [a == (b[0], int(np.argsort(renumbered)[b[1]]), *b[2:]) for a, b in zip(first, second, strict=True)]
     assert np.mean(same) > 0.99
 
 

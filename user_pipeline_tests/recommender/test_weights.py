@@ -84,12 +84,8 @@ def test_co_views_are_the_same_however_little_memory(
     co_views = count_co_views(views, memory_limit=memory_limit)
 
     assert (co_views.n_head < co_views.n) == (memory_limit == 30_000)
-    assert co_views.among(groups) == pytest.approx(
-        np.stack([(x.T @ x)[np.ix_(g, g)] for g in groups]), rel=1e-5
-    )
-    whole = [
-        co_views.rows(s, min(s + co_views.block, co_views.n)) for s in range(0, co_views.n, co_views.block)
-    ]
+    assert co_views.among(groups) == pytest.approx(np.stack([(x.T @ x)[np.ix_(g, g)] for g in groups]), rel=1e-5)
+    whole = [co_views.rows(s, min(s + co_views.block, co_views.n)) for s in range(0, co_views.n, co_views.block)]
     assert np.concatenate(whole) == pytest.approx(x.T @ x, rel=1e-5)
 
 
