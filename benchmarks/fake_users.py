@@ -67,12 +67,12 @@ def pipeline(users: int) -> int:
     """The seven assets for one day, into a temporary lake; returns the files made."""
     import dagster as dg
 
-    from user_pipeline.assets.fake_users import fake_users_assets
+    from user_pipeline.assets import fake_users
     from user_pipeline.io_managers.files import FilesIOManager
 
     with tempfile.TemporaryDirectory() as lake:
         result = dg.materialize(
-            fake_users_assets,
+            dg.load_assets_from_modules([fake_users]),
             resources={"files_io_manager": FilesIOManager(lake_url=lake), "io_manager": dg.mem_io_manager},
             run_config={
                 "ops": {"fake_users_archive": {"config": {"num_users": users}}},

@@ -391,7 +391,9 @@ def _server_user(server: EmbeddedPostgres) -> _ServerUser:
     if server.cluster.exists() and (owner := server.cluster.stat()).st_uid != 0:
         uid, gid = owner.st_uid, owner.st_gid
     become = f"setpriv --reuid={uid} --regid={gid} --clear-groups"
-    keep_access = "--inh-caps=+dac_override --ambient-caps=+dac_override --"
+    # access(2), by which initdb and pg_ctl look for their sister programs, goes by what a user who is not root
+    # could do without privileges, unless no_setuid_fixup is set.
+    keep_access = "--securebits=+no_setuid_fixup --inh-caps=+dac_override --ambient-caps=+dac_override --"
     for user in (
         _ServerUser(uid, gid, options={"user": uid, "group": gid, "extra_groups": []}),
         _ServerUser(uid, gid, prefix=f"{become} {keep_access}".split()),

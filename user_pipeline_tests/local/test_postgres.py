@@ -228,6 +228,20 @@ def test_closed_parent_directories_stay_closed(place: Path, query: Query) -> Non
 
 
 @as_root
+def test_a_whole_checkout_in_a_closed_directory_works(
+    place: Path, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = place / "closed"
+    closed.mkdir(0o700)
+    # The programs too: initdb asks by access(2) whether it may run them, which is not the same as running them.
+    programs = shutil.copytree(postgres.binaries().parent, closed / "programs") / "bin"
+    monkeypatch.setattr(postgres, "binaries", lambda: programs)
+    server = postgres.ensure_running(closed / "data")
+    assert query(server.url("postgres"), "SELECT 1") == [(1,)]
+    assert closed.stat().st_mode & 0o777 == 0o700
+
+
+@as_root
 def test_root_keeps_the_owner_of_a_cluster(place: Path) -> None:
     server = postgres.ensure_running(place)
     postgres.stop(place)
