@@ -72,7 +72,7 @@ def pipeline(users: int) -> int:
 
     with tempfile.TemporaryDirectory() as lake:
         result = dg.materialize(
-            dg.load_assets_from_modules([fake_users]),
+            [asset for asset in vars(fake_users).values() if isinstance(asset, dg.AssetsDefinition)],
             resources={"files_io_manager": FilesIOManager(lake_url=lake), "io_manager": dg.mem_io_manager},
             run_config={
                 "ops": {"fake_users_archive": {"config": {"num_users": users}}},

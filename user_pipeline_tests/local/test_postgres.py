@@ -234,7 +234,10 @@ def test_a_whole_checkout_in_a_closed_directory_works(
     closed = place / "closed"
     closed.mkdir(0o700)
     # The programs too: initdb asks by access(2) whether it may run them, which is not the same as running them.
-    programs = shutil.copytree(postgres.binaries().parent, closed / "programs") / "bin"
+    package = postgres.binaries().parents[1]
+    for part in (package / "pginstall18", package.with_name(f"{package.name}.libs")):
+        shutil.copytree(part, closed / part.relative_to(package.parent))
+    programs = closed / postgres.binaries().relative_to(package.parent)
     monkeypatch.setattr(postgres, "binaries", lambda: programs)
     server = postgres.ensure_running(closed / "data")
     assert query(server.url("postgres"), "SELECT 1") == [(1,)]
