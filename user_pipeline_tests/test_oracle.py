@@ -5,7 +5,8 @@ import tempfile
 from collections.abc import Iterable
 from datetime import date, timedelta
 from pathlib import Path
-from typing import TypeVar
+from random import Random
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -27,33 +28,45 @@ FIRST = date(2017, 4, 1)
 DAYS = [FIRST + timedelta(days=n) for n in range(4)]
 ALL = ("raw_user_updates", "raw_page_views", "user_updates", "page_views", "users", "user_page_views")
 
-moments = st.builds(
-    lambda day, hour, form: f"{day}T{hour:02}:00:0{form}",
-    st.sampled_from(DAYS),
-    st.sampled_from([0, 11, 23]),
-    st.sampled_from(["0", "0Z", "0.25", "0+02:00", "0-01:30", "0.1234567"]),
-)
-user_ids = st.integers(1, 3)
-environments = st.sampled_from(["production", "production", "production", "staging", "Production"])
-view_lines = st.one_of(
-    st.builds(
-        view,
-        moments,
-        st.sampled_from(["/a", "/b", "/ü;'\"\\"]),
-        st.one_of(user_ids, user_ids.map(str)),
-        environments,
-    ),
-    st.sampled_from(["", "{broken", '{"ts": "2017-04-01T00:00:00", "url": "/x", "environment": "production"}']),
-)
-update_lines = st.one_of(
-    st.builds(
-        update, moments, user_ids, st.sampled_from(["a@x.org", "b@x.org", "B@x.org"]),
-        st.sampled_from(["Ann", 'A "nn"', "A\nnn", "a,b", ""]), environments,
-    ),
-    st.sampled_from(["\n", "one,two\n", '"2017-04-01T00:00:00","1","no e-mail","Ann","production"\n']),
-)  # fmt: skip
+PAGES = ("/a", "/b", "/ü;'\"\\")
+ENVIRONMENTS = ("production", "production", "production", "production", "staging", "Production")
+BROKEN_VIEWS = ("", "{broken", '{"ts": "2017-04-01T00:00:00", "url": "/x", "environment": "production"}')
+BROKEN_UPDATES = ("\n", "one,two\n", '"2017-04-01T00:00:00","1","no e-mail","Ann","production"\n')
+
+
+def moment(draw: Random) -> str:
+    form = draw.choice(("0", "0Z", "0.25", "0+02:00", "0-01:30", "0.1234567"))
+    return f"{draw.choice(DAYS)}T{draw.choice((0, 11, 23)):02}:00:0{form}"
+
+
+def some_views(draw: Random) -> list[Any]:
+    """Lines of page views, so few different ones that days, users and pages meet."""
+    good = [
+        view(moment(draw), draw.choice(PAGES), draw.choice((1, 2, 3, "1", "2")), draw.choice(ENVIRONMENTS))
+        for _ in range(draw.choice((0, 10, 20, 30)))
+    ]
+    return [*good, draw.choice(BROKEN_VIEWS), *good[:2]]
+
+
+def some_updates(draw: Random) -> str:
+    """Lines of user updates, of the same few users."""
+    good = [
+        update(
+            moment(draw),
+            draw.choice((1, 2, 3)),
+            draw.choice(("a@x.org", "b@x.org", "B@x.org")),
+            draw.choice(("Ann", 'A "nn"', "A\nnn", "a,b", "")),
+            draw.choice(ENVIRONMENTS),
+        )
+        for _ in range(draw.choice((0, 5, 10, 15)))
+    ]
+    return "".join([*good, draw.choice(BROKEN_UPDATES), *good[:1]])
+
+
+# Hypothesis chooses what happens and shrinks that; left to choose each line, it mostly chooses none.
+draws = st.randoms(use_true_random=True)
 T = TypeVar("T")
-keys = st.sampled_from(["a", "nested/b", "c"])
+keys = st.sampled_from(["a", "nested/b"])
 
 
 class Pipeline(RuleBasedStateMachine):
@@ -77,15 +90,20 @@ class Pipeline(RuleBasedStateMachine):
         self.updates: dict[date, set[oracle.Update]] = {}
         self.counted: dict[date, set[oracle.View]] = {}
         self.known: dict[date, set[oracle.Update]] = {}
+        # Something to change, lose and repair from the first step on.
+        draw = Random(3)  # noqa: S311 - test data
+        self.deliver_views("a", draw)
+        self.deliver_updates("a", draw)
+        self.materialize_everything(FIRST, len(DAYS))
 
-    @rule(key=keys, lines=st.lists(view_lines, max_size=6))
-    def deliver_views(self, key: str, lines: list[object]) -> None:
-        self.platform.put_views(f"PageViews/{key}", lines)  # type: ignore[arg-type]
+    @rule(key=keys, draw=draws)
+    def deliver_views(self, key: str, draw: Random) -> None:
+        self.platform.put_views(f"PageViews/{key}", some_views(draw))
         self.delivered["PageViews"][key] = (self.root / "source/PageViews" / key).read_bytes()
 
-    @rule(key=keys, lines=st.lists(update_lines, max_size=6))
-    def deliver_updates(self, key: str, lines: list[str]) -> None:
-        content = "".join(lines).encode()
+    @rule(key=keys, draw=draws)
+    def deliver_updates(self, key: str, draw: Random) -> None:
+        content = some_updates(draw).encode()
         self.platform.put(f"UserUpdates/{key}", content)
         self.delivered["UserUpdates"][key] = content
 
