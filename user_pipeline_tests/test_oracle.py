@@ -186,7 +186,7 @@ def test_any_history_gives_the_full_recompute(postgres: EmbeddedPostgres) -> Non
     run_state_machine_as_test(
         Pipeline,
         settings=settings(
-            max_examples=settings().max_examples if settings.get_current_profile_name() == "thorough" else 12,
+            max_examples=12,
             stateful_step_count=14,
             deadline=None,
             suppress_health_check=list(HealthCheck),

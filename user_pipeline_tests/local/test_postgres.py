@@ -2,6 +2,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -208,13 +209,17 @@ def test_the_log_is_bounded(server: EmbeddedPostgres, query: Query) -> None:
 
 
 @as_root
-def test_root_runs_it_as_nobody_without_privileges(place: Path) -> None:
+def test_root_runs_it_as_nobody_with_no_privilege_it_can_do_without(place: Path) -> None:
     server = postgres.ensure_running(place)
     status = Path(f"/proc/{postmaster(server)}/status").read_text().splitlines()
     fields = dict(line.split(":\t", 1) for line in status if ":\t" in line)
     assert set(fields["Uid"].split()) == {"65534"}
     assert fields["Groups"].split() in ([], ["65534"])
-    assert int(fields["CapEff"], 16) == 0
+    # Where the checkout itself lies in a closed directory, the programs cannot be reached without this one.
+    above = [postgres.binaries(), *postgres.binaries().parents]
+    reachable = all(directory.stat().st_mode & stat.S_IXOTH for directory in above)
+    dac_override = 1 << 1
+    assert int(fields["CapEff"], 16) == (0 if reachable else dac_override)
 
 
 @as_root
