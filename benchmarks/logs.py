@@ -4,7 +4,8 @@
 
 A day's page views are in ``PageViews/<day>-<n>.json``, its user updates in ``UserUpdates/<day>-<n>.csv``. Users and
 pages are skewed: the first of 20,000 users and 1,000 pages are seen most, so that a day of a million views has 0.8
-million pairs of user and page, and thirty such days 11 million. One view in 50 is of another environment than
+million pairs of user and page, and thirty such days 11 million. One view in 100 comes with an update of a user, and one
+update in 100 brings another e-mail address. One view in 50 is of another environment than
 production, one in 50 is delivered twice in the same object and one in 100 again in the next one. Every line is
 well-formed and of its object's day, so that the simplest peer reads it too. Everything follows from the
 arguments: each value is a hash of the seed, the day and the number of the event.
@@ -31,7 +32,7 @@ class Logs:
 
     Attributes:
         views: distinct page views a day, those of other environments included.
-        users: how many people there are; one in 20 views comes with an update of a user.
+        users: how many people there are; one in 100 views comes with an update of a user.
         pages: how many pages there are.
         objects: objects of each feed a day.
         seed: another seed gives other events.
@@ -79,14 +80,15 @@ class Logs:
             connection,
             file,
             f"""
-            with events as ({_numbers(-(-self.views // 20), self.objects, part)}),
+            with events as ({_numbers(-(-self.views // 100), self.objects, part)}),
             updates as (
               select n, 1 + floor({self.users} * {self._random(day, 4)})::bigint as user_id,
                 timestamp '{day}' + to_seconds(floor(86400 * {self._random(day, 5)})::bigint) as updated_at
               from events
             )
             select format('"{{}}","{{}}","user{{}}.{{}}@example.com","User {{}}","{{}}"',
-              strftime(updated_at, '%Y-%m-%dT%H:%M:%S'), user_id, user_id, n % 1000, user_id,
+              strftime(updated_at, '%Y-%m-%dT%H:%M:%S'), user_id, user_id,
+              if(n % 100 = 99, n, 0), user_id,
               if(n % 50 = 49, 'staging', 'production'))
             from updates
             """,
