@@ -96,8 +96,9 @@ class Logs:
 
     def _random(self, day: date, stream: int) -> str:
         """An expression from 0 to below 1 for event ``n``."""
-        key = (day.toordinal() * 31 + stream) * 1009 + self.seed
-        return f"((hash(n::ubigint, {key}::ubigint) % {_PRIME}) / {float(_PRIME)})"
+        key = self.seed * 1_000_000 + (day - START).days * 8 + stream
+        # One argument: hashes of several are made from the hashes of each, so streams would depend on each other.
+        return f"((hash((n + {key * 1_000_000_000})::ubigint) % {_PRIME}) / {float(_PRIME)})"
 
 
 def _numbers(count: int, objects: int, part: int) -> str:
