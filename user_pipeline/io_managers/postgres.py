@@ -1,5 +1,6 @@
 """Keep assets as tables in Postgres: day-sliced ones, and ones maintained from each day's contributions."""
 
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +8,7 @@ import dagster as dg
 
 from user_pipeline.errors import PermanentError, never_retried
 from user_pipeline.io_managers.frames import hand_over, to_reader
-from user_pipeline.io_managers.slices import Slice, Table, count_windows, merge, replace_slice
+from user_pipeline.io_managers.slices import Slice, Table, merge, replace_slice
 from user_pipeline.resources.postgres import literal, quote
 
 if TYPE_CHECKING:
@@ -50,30 +51,25 @@ class PostgresIOManager(dg.IOManager):
         """Put the frame's rows in the place of the run's partitions."""
         metadata = context.definition_metadata
         table = self._table(context, metadata)
-        part: Slice | None
         with never_retried(), self._postgres.transaction() as transaction:
-            rows = to_reader(obj)
+            rows = _rows(context, obj)
             [(database,)] = transaction.fetch("select current_database()::text")
             if metadata.get("maintained"):
-                count = merge(transaction, table.name, context.asset_partitions_time_window, rows)
-                [(total,)] = transaction.fetch(f"select count(*) from {table.sql}")
-                context.add_output_metadata({"dagster/row_count": total})
-                part = Slice("day", context.asset_partitions_time_window)
+                window = context.asset_partitions_time_window
+                written = merge(transaction, table.name, window, rows, _starts(context))
             else:
-                part = _slice(context, metadata)
-                count = replace_slice(transaction, table, part, rows)
-                if part is None:
-                    context.add_output_metadata({"dagster/row_count": count})
-            by_partition = count_windows(transaction, part, rows.schema.names, _starts(context)) if part else {}
+                written = replace_slice(transaction, table, _slice(context, metadata), rows, _starts(context))
         context.add_output_metadata({"dagster/table_name": f"{database}.{table}"})
         if context.has_asset_partitions:
             for partition in context.asset_partition_keys:
                 context.step_context.add_asset_metadata(
-                    {"dagster/partition_row_count": by_partition.get(partition, 0)},
+                    {"dagster/partition_row_count": written.by_partition.get(partition, 0)},
                     asset_key=context.asset_key,
                     partition_key=partition,
                 )
-        context.log.info("%s: wrote %d rows", table, count)
+        else:
+            context.add_output_metadata({"dagster/row_count": written.rows})
+        context.log.info("%s: wrote %d rows", table, written.rows)
 
     def load_input(self, context: dg.InputContext) -> Any:
         """The consumer's partitions of the table (all of a maintained one), as the annotated type."""
@@ -145,8 +141,33 @@ def _slice(context: dg.OutputContext | dg.InputContext, metadata: Any) -> Slice 
     return Slice(expression, keys=tuple(context.asset_partition_keys))
 
 
+def _rows(context: dg.OutputContext, obj: Any) -> "pa.RecordBatchReader":
+    """The rows of a frame, or of a mapping from partition to frame: of those, one after the other."""
+    import pyarrow as pa
+
+    if not isinstance(obj, Mapping):
+        return to_reader(obj)
+    asset = context.asset_key.to_user_string()
+    if set(obj) != set(context.asset_partition_keys):
+        raise ValueError(f"{asset} gave the partitions {sorted(obj)}, not those of the run")
+    partitions = iter(obj.items())
+    key, frame = next(partitions)
+    first = to_reader(frame)
+
+    def batches() -> "Iterator[pa.RecordBatch]":
+        yield from first
+        context.log.info("%s: %s is copied", asset, key)
+        for partition, later in partitions:
+            yield from to_reader(later).cast(first.schema)
+            context.log.info("%s: %s is copied", asset, partition)
+
+    return pa.RecordBatchReader.from_batches(first.schema, batches())
+
+
 def _starts(context: dg.OutputContext) -> dict[str, datetime]:
     """When each partition of the run begins; none for partitions that are not of time."""
+    if not context.has_asset_partitions:
+        return {}
     partitions = context.asset_partitions_def
     if not isinstance(partitions, dg.TimeWindowPartitionsDefinition):
         return {}

@@ -166,6 +166,19 @@ class Transaction:
 
         An error of the reader is raised as it is: it says nothing about the database.
         """
+        return self._ingest(table, reader, mode="create", temporary=True)
+
+    def append(self, table: str, reader: "pa.RecordBatchReader", schema: str | None = None) -> int:
+        """COPY batches into a table of exactly their types; returns the number of rows.
+
+        Args:
+            table: its name.
+            reader: the rows; columns are matched by name. An error of it is raised as it is.
+            schema: the table's schema; None for a temporary table.
+        """
+        return self._ingest(table, reader, mode="append", db_schema_name=schema, temporary=schema is None)
+
+    def _ingest(self, table: str, reader: "pa.RecordBatchReader", **options: Any) -> int:  # noqa: ANN401 - of ADBC
         import adbc_driver_postgresql.dbapi as adbc
         import pyarrow as pa
 
@@ -180,7 +193,7 @@ class Transaction:
 
         watched = pa.RecordBatchReader.from_batches(reader.schema, batches())
         try:
-            return int(self._cursor.adbc_ingest(table, watched, mode="create", temporary=True))
+            return int(self._cursor.adbc_ingest(table, watched, **options))
         except adbc.Error:
             if failures:
                 raise failures[0] from None
