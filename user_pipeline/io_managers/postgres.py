@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from user_pipeline.errors import PermanentError, never_retried
-from user_pipeline.io_managers.frames import hand_over, to_reader
+from user_pipeline.io_managers.frames import hand_over, per_partition, to_reader
 from user_pipeline.io_managers.slices import Slice, Table, merge, replace_slice
 from user_pipeline.resources.postgres import literal, quote
 
@@ -80,13 +80,17 @@ class PostgresIOManager(dg.IOManager):
         columns = (context.definition_metadata or {}).get("columns")
         names = ", ".join(quote(column) for column in columns) if columns else "*"
         sql = f"select {names} from {table.sql}"
+        annotation = context.dagster_type.typing_type
         with never_retried():
-            if not metadata.get("maintained") and (part := _slice(context, metadata)):
-                sql += f" where {part.condition(self._columns(table))}"
-            else:
-                self._columns(table)
-            relation = self._spool(sql, table)
-        return hand_over(relation, context.dagster_type.typing_type)
+            there = self._columns(table)
+            if metadata.get("maintained") or not (part := _slice(context, metadata)):
+                return hand_over(self._spool(sql, table), annotation)
+            if (each := per_partition(annotation)) is not None:
+                return {
+                    key: hand_over(self._spool(f"{sql} where {one.condition(there)}", table), each)
+                    for key, one in _slices(context, part).items()
+                }
+            return hand_over(self._spool(f"{sql} where {part.condition(there)}", table), annotation)
 
     def _spool(self, sql: str, table: Table) -> "duckdb.DuckDBPyRelation":
         """The rows of a query as a relation that can be read more than once and holds no connection open."""
@@ -139,6 +143,17 @@ def _slice(context: dg.OutputContext | dg.InputContext, metadata: Any) -> Slice 
     if isinstance(context.asset_partitions_def, dg.TimeWindowPartitionsDefinition):
         return Slice(expression, window=context.asset_partitions_time_window)
     return Slice(expression, keys=tuple(context.asset_partition_keys))
+
+
+def _slices(context: dg.InputContext, part: Slice) -> dict[str, Slice]:
+    """The slice of each partition of an input."""
+    partitions = context.asset_partitions_def
+    if not isinstance(partitions, dg.TimeWindowPartitionsDefinition):
+        return {key: Slice(part.expression, keys=(key,)) for key in context.asset_partition_keys}
+    return {
+        key: Slice(part.expression, window=partitions.time_window_for_partition_key(key))
+        for key in context.asset_partition_keys
+    }
 
 
 def _rows(context: dg.OutputContext, obj: Any) -> "pa.RecordBatchReader":

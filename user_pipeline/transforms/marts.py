@@ -31,7 +31,8 @@ def daily_page_views(page_views: Frame) -> Frame:
         page_views: ``ts`` datetime, ``url`` string, ``user_id`` int64; each event once.
 
     Returns:
-        ``day`` datetime (its midnight), ``user_id``, ``url``, ``count`` int64, ``last_viewed`` datetime.
+        ``day`` datetime (its midnight), ``user_id``, ``url``, ``count`` int64, ``last_viewed`` datetime; in the order
+        of day, user and url, in which an index is quickest to take them.
     """
     return (
         page_views.with_columns(day=nw.col("ts").dt.truncate("1d"))
@@ -39,4 +40,5 @@ def daily_page_views(page_views: Frame) -> Frame:
         .agg(count=nw.len(), last_viewed=nw.col("ts").max())
         # Not inside the aggregation: pandas and PyArrow take only plain ones.
         .with_columns(nw.col("count").cast(nw.Int64))
+        .sort("day", "user_id", "url")
     )
