@@ -3,8 +3,9 @@
 import dagster as dg
 
 from user_pipeline.assets.common import column_schema, daily_asset
+from user_pipeline.io_managers.postgres import Contributions
 from user_pipeline.transforms import Frame
-from user_pipeline.transforms.marts import daily_page_views, latest_updates
+from user_pipeline.transforms.marts import add_up_page_views, daily_page_views, latest_updates
 
 
 @daily_asset(
@@ -49,6 +50,6 @@ def users(user_updates: dict[str, Frame]) -> dict[str, Frame]:
         ),
     },
 )
-def user_page_views(page_views: dict[str, Frame]) -> dict[str, Frame]:
+def user_page_views(page_views: dict[str, Frame]) -> Contributions:
     """Who looked at which page, how often and when last, with the user's latest e-mail, over all days."""
-    return {day: daily_page_views(views) for day, views in page_views.items()}
+    return Contributions({day: daily_page_views(views) for day, views in page_views.items()}, add_up_page_views)

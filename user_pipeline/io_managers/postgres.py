@@ -1,15 +1,18 @@
 """Keep assets as tables in Postgres: day-sliced ones, and ones maintained from each day's contributions."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import narwhals as nw
 
 from user_pipeline.errors import PermanentError, never_retried
 from user_pipeline.io_managers.frames import hand_over, per_partition, to_reader
 from user_pipeline.io_managers.slices import Slice, Table, merge, replace_slice
 from user_pipeline.resources.postgres import literal, quote
+from user_pipeline.transforms import Frame
 
 if TYPE_CHECKING:
     import duckdb
@@ -23,6 +26,19 @@ _ENGINE_DIGITS = 38
 
 class MissingTableError(PermanentError):
     """A table that is to be read was never written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contributions:
+    """What an asset gives whose table is maintained from the contributions of each day.
+
+    Attributes:
+        by_day: the contributions of each day.
+        add_up: sums up those of several days.
+    """
+
+    by_day: Mapping[str, Frame]
+    add_up: Callable[[Frame], Frame]
 
 
 class PostgresIOManager(dg.IOManager):
@@ -52,12 +68,13 @@ class PostgresIOManager(dg.IOManager):
         metadata = context.definition_metadata
         table = self._table(context, metadata)
         with never_retried(), self._postgres.transaction() as transaction:
-            rows = _rows(context, obj)
             [(database,)] = transaction.fetch("select current_database()::text")
             if metadata.get("maintained"):
+                rows, together = self._contributions(context, obj)
                 window = context.asset_partitions_time_window
-                written = merge(transaction, table.name, window, rows, _starts(context))
+                written = merge(transaction, table.name, window, rows, starts=_starts(context), together=together)
             else:
+                rows = _rows(context, obj)
                 written = replace_slice(transaction, table, _slice(context, metadata), rows, _starts(context))
         context.add_output_metadata({"dagster/table_name": f"{database}.{table}"})
         if context.has_asset_partitions:
@@ -70,6 +87,29 @@ class PostgresIOManager(dg.IOManager):
         else:
             context.add_output_metadata({"dagster/row_count": written.rows})
         context.log.info("%s: wrote %d rows", table, written.rows)
+
+    def _contributions(
+        self, context: dg.OutputContext, obj: Any
+    ) -> "tuple[pa.RecordBatchReader, Callable[[], pa.RecordBatchReader] | None]":
+        """The contributions of all days; and their sum, which is only worth the while for several days."""
+        if not isinstance(obj, Contributions):
+            return _rows(context, obj), None
+        if len(obj.by_day) == 1:
+            return _rows(context, obj.by_day), None
+        folder = self._engine.new_scratch(context.asset_key.path[-1])
+        connection = self._engine.connect()
+
+        def kept(day: str, frame: Any) -> Any:
+            """The day's contributions, read from where they are now kept until the sum is made."""
+            file = folder / f"{day}.parquet"
+            connection.from_arrow(to_reader(frame)).write_parquet(str(file))
+            return connection.read_parquet(str(file))
+
+        def together() -> "pa.RecordBatchReader":
+            relation = connection.read_parquet(str(folder / "*.parquet"), hive_partitioning=False)
+            return to_reader(obj.add_up(nw.from_native(relation)))
+
+        return _rows(context, obj.by_day, kept), together
 
     def load_input(self, context: dg.InputContext) -> Any:
         """The consumer's partitions of the table (all of a maintained one), as the annotated type."""
@@ -156,8 +196,16 @@ def _slices(context: dg.InputContext, part: Slice) -> dict[str, Slice]:
     }
 
 
-def _rows(context: dg.OutputContext, obj: Any) -> "pa.RecordBatchReader":
-    """The rows of a frame, or of a mapping from partition to frame: of those, one after the other."""
+def _rows(
+    context: dg.OutputContext, obj: Any, look: Callable[[str, Any], Any] = lambda _, frame: frame
+) -> "pa.RecordBatchReader":
+    """The rows of a frame, or of a mapping from partition to frame: of those, one after the other.
+
+    Args:
+        context: of the output.
+        obj: frame or mapping.
+        look: gives what to read in place of a partition's frame, when its turn comes.
+    """
     import pyarrow as pa
 
     if not isinstance(obj, Mapping):
@@ -167,13 +215,13 @@ def _rows(context: dg.OutputContext, obj: Any) -> "pa.RecordBatchReader":
         raise ValueError(f"{asset} gave the partitions {sorted(obj)}, not those of the run")
     partitions = iter(obj.items())
     key, frame = next(partitions)
-    first = to_reader(frame)
+    first = to_reader(look(key, frame))
 
     def batches() -> "Iterator[pa.RecordBatch]":
         yield from first
         context.log.info("%s: %s is copied", asset, key)
         for partition, later in partitions:
-            yield from to_reader(later).cast(first.schema)
+            yield from to_reader(look(partition, later)).cast(first.schema)
             context.log.info("%s: %s is copied", asset, partition)
 
     return pa.RecordBatchReader.from_batches(first.schema, batches())

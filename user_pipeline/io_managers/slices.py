@@ -1,6 +1,6 @@
 """Replace a slice of a Postgres table in one transaction, whether it holds no row or ten million."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
@@ -212,7 +212,9 @@ def merge(
     name: str,
     window: tuple[datetime, datetime],
     rows: "pa.RecordBatchReader",
+    *,
     starts: Mapping[str, datetime] | None = None,
+    together: "Callable[[], pa.RecordBatchReader] | None" = None,
 ) -> Written:
     """Bring the contributions of some days into a maintained table.
 
@@ -226,6 +228,7 @@ def merge(
         window: first moment and end (exclusive) of the days, UTC.
         rows: their contributions; ``day`` timestamp is the midnight each begins at.
         starts: when each partition begins.
+        together: gives the sum of the contributions once they have all been read, where the engine has it.
 
     Returns:
         how many contributions there are now.
@@ -247,6 +250,8 @@ def merge(
     days = pa.schema([field.with_type(pa.date32()) if field.name == "day" else field for field in rows.schema])
     count = transaction.append(f"{name}_daily", windows.watch(rows).cast(days), "public")
     check_windows(windows, Table("public", name))
+    if together and not transaction.fetch("select from old limit 1"):
+        transaction.load("together", together())
     _run_scripts(transaction, sql.joinpath(name, "after"))
     return Written(count, windows.counts())
 

@@ -47,8 +47,6 @@ begin
     if to_regclass('public.user_page_views_daily_idx') is null then
       drop index if exists public.user_page_views_key, public.user_page_views_daily_key;
     end if;
-    create unique index if not exists user_page_views_key
-      on public.user_page_views (user_id, public.url_key(url) collate "C");
     -- A day's pairs are unique because they are summed up; to find and delete them takes no more than this.
     create index if not exists user_page_views_daily_idx
       on public.user_page_views_daily (day, user_id);
