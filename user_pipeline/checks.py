@@ -82,7 +82,7 @@ def _raw_checks(feed: Feed) -> dg.AssetChecksDefinition:
                 "Not more than USER_PIPELINE_MAX_REJECT_SHARE of an object's lines are rejected.",
                 blocking=False,
             ),
-            _spec(asset, "no_broken_objects", "Every object could be read to its end.", blocking=False),
+            _spec(asset, "no_broken_objects", "Every object could be fetched, and read to its end.", blocking=False),
         ],
     )
     def checks(
@@ -160,12 +160,18 @@ def reject_share(catalog: Catalog, days: Sequence[date], limit: float) -> dg.Ass
 
 
 def no_broken_objects(catalog: Catalog) -> dg.AssetCheckResult:
-    """No object waits for a whole copy of itself."""
-    broken = [entry for entry in catalog.entries() if entry.error]
+    """No object waits for a whole copy of itself, or for the store to give it."""
+    entries = catalog.entries()
     return _result(
         "no_broken_objects",
         f"raw_{catalog.feed.name}",
-        [f"{entry.key}: {entry.error}" for entry in broken],
+        [f"{entry.key}: {entry.error}" for entry in entries if entry.error]
+        + [
+            f"{entry.key}: not fetched in {entry.failure.attempts} attempts, next one after "
+            f"{entry.failure.retry_at:%Y-%m-%d %H:%M} UTC: {entry.failure.error}"
+            for entry in entries
+            if entry.failure
+        ],
         warn=True,
     )
 

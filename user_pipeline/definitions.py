@@ -6,7 +6,7 @@ import dagster as dg
 
 from user_pipeline import settings
 from user_pipeline.assets import cleaned, exports, fake_users, marts, raw
-from user_pipeline.automation import JOBS, SCHEDULES
+from user_pipeline.automation import JOBS, SCHEDULES, SENSORS
 from user_pipeline.checks import CHECKS
 from user_pipeline.io_managers.exports import CsvIOManager
 from user_pipeline.io_managers.files import FilesIOManager
@@ -65,10 +65,11 @@ def analytics_io_manager(context: dg.InitResourceContext) -> PostgresIOManager:
 
 
 defs = dg.Definitions(
-    assets=dg.load_assets_from_modules([raw, cleaned, marts, exports, fake_users]),
+    assets=[*raw.SOURCES, *dg.load_assets_from_modules([raw, cleaned, marts, exports, fake_users])],
     asset_checks=CHECKS,
     jobs=JOBS,
     schedules=SCHEDULES,
+    sensors=SENSORS,
     resources={
         "engine": engine,
         "storage": storage,
