@@ -162,6 +162,7 @@ def entry(key: str, etag: str) -> Entry:
         start_date=date(2017, 4, 1),
         lines=1,
         days={date(2017, 4, 1): 1},
+        digests={date(2017, 4, 1): "0"},
     )
 
 
