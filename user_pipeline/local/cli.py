@@ -127,6 +127,23 @@ def demo(days: int) -> None:
 
 
 @main.command()
+def vacuum() -> None:
+    """Remove from the lake what nothing refers to any more.
+
+    When an object changes it is read again, and what it brought before stays behind in the lake; so does what a
+    run wrote that was cut off. Files younger than two days are left alone: a run may be at work on them.
+    """
+    from user_pipeline.ingest.feeds import FEEDS
+    from user_pipeline.ingest.vacuum import vacuum as remove
+    from user_pipeline.resources.object_store import ObjectStorage
+
+    lake = ObjectStorage(settings.current()).lake
+    for feed in FEEDS:
+        removed = remove(lake, feed, datetime.now(UTC))
+        click.echo(f"{feed.name}: removed {removed.objects:,} files of {removed.size / 1e6:,.1f} MB")
+
+
+@main.command()
 def env() -> None:
     """Print every resolved setting as a line of shell.
 
