@@ -107,18 +107,17 @@ def _raw_checks(feed: Feed) -> dg.AssetChecksDefinition:
 
 def every_line_accounted(catalog: Catalog) -> dg.AssetCheckResult:
     """Every object: the lines that were cut are the rows, rejects, blank and header lines that were stored."""
-    entries = catalog.entries()
-    lost = [entry for entry in entries if entry.unaccounted]
+    account = catalog.account()
     return _result(
         "every_line_accounted",
         f"raw_{catalog.feed.name}",
-        [f"{entry.key}: {entry.unaccounted} of {entry.lines} lines" for entry in lost],
-        objects=len(entries),
-        lines=sum(entry.lines for entry in entries),
-        rows=sum(entry.rows for entry in entries),
-        rejected=sum(entry.rejects for entry in entries),
-        blank=sum(entry.blank for entry in entries),
-        header=sum(entry.header for entry in entries),
+        [f"{entry.key}: {entry.unaccounted} of {entry.lines} lines" for entry in catalog.unaccounted()],
+        objects=account["objects"],
+        lines=account["lines"],
+        rows=account["rows"],
+        rejected=account["rejected"],
+        blank=account["blank"],
+        header=account["header"],
     )
 
 
@@ -144,10 +143,7 @@ def partition_complete(
 
 def reject_share(catalog: Catalog, days: Sequence[date], limit: float) -> dg.AssetCheckResult:
     """No object that brought rows for these days, or no row at all, lost more than a share of its lines."""
-    wanted = set(days)
-    entries = [
-        entry for entry in catalog.entries() if entry.rejects and (not entry.days or wanted.intersection(entry.days))
-    ]
+    entries = catalog.with_rejects(days)
     over = [entry for entry in entries if entry.rejects > limit * entry.lines]
     return _result(
         "reject_share",
@@ -161,7 +157,7 @@ def reject_share(catalog: Catalog, days: Sequence[date], limit: float) -> dg.Ass
 
 def no_broken_objects(catalog: Catalog) -> dg.AssetCheckResult:
     """No object waits for a whole copy of itself, or for the store to give it."""
-    entries = catalog.entries()
+    entries = catalog.unread()
     return _result(
         "no_broken_objects",
         f"raw_{catalog.feed.name}",
