@@ -67,8 +67,11 @@ def rebuild_marts(analytics: "Postgres") -> dict[str, int]:
     with analytics.transaction() as transaction:
         transaction.execute(sql.joinpath("create_marts.sql").read_text(encoding="utf-8"))
         for script in sorted(sql.joinpath("rebuild").iterdir(), key=lambda script: script.name):
-            rows = transaction.execute(script.read_text(encoding="utf-8"))
-            table = script.name.removesuffix(".sql").partition("_of_")[2]
-            if table:
+            statement = script.read_text(encoding="utf-8")
+            if table := script.name.removesuffix(".sql").partition("_of_")[2]:
+                counted = f"with changed as ({statement} returning 1) select count(*) from changed"
+                [(rows,)] = transaction.fetch(counted)
                 changed[table] += rows
+            else:
+                transaction.execute(statement)
     return changed

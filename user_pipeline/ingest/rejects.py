@@ -35,7 +35,7 @@ def replace_rejects(
 
     with staging.transaction() as transaction:
         transaction.execute(_CREATE)
-        transaction.load("incoming", rejects)
+        count = transaction.load("incoming", rejects)
         condition = "feed = $1"
         if objects is not None:
             keys = pa.table({"source_object": pa.array(objects, pa.string())})
@@ -43,11 +43,12 @@ def replace_rejects(
             condition += " and source_object in (select source_object from read_objects)"
         transaction.execute("lock table public.rejected_lines in share row exclusive mode")
         transaction.execute(f"delete from public.rejected_lines where {condition}", (feed.name,))
-        return transaction.execute(
+        transaction.execute(
             "insert into public.rejected_lines (feed, source_object, source_line, reason, line) "
             "select $1::text, source_object, source_line, reason, line from incoming order by 2, 3",
             (feed.name,),
         )
+    return count
 
 
 _CREATE = """
