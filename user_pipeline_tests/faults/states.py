@@ -33,9 +33,7 @@ class State:
         """Each differs from the one before in every table: rows come, go, and change."""
         views = {
             key: "".join(
-                json.dumps(
-                    view(f"{day}T{n % 24:02}:{number % 60:02}:{n % 60:02}", f"/{(n + number) % 5}", n % 4)
-                )
+                json.dumps(view(f"{day}T{n % 24:02}:{number % 60:02}:{n % 60:02}", f"/{(n + number) % 5}", n % 4))
                 + "\n"
                 for day in (DAY, NEXT)
                 for n in range(rows)
