@@ -1,7 +1,8 @@
 -- The tables of the analytics database: what people query, and the contributions of each day it is kept from.
 do $$
 begin
-  if to_regclass('public.users_daily') is null or to_regclass('public.user_page_views_daily') is null then
+  if to_regclass('public.users') is null or to_regclass('public.users_daily') is null
+    or to_regclass('public.user_page_views') is null or to_regclass('public.user_page_views_daily') is null then
     -- Two first runs at once must not both create the tables.
     perform pg_advisory_xact_lock(hashtextextended('user_pipeline create table', 0));
     create table if not exists public.users (
