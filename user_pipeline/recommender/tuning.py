@@ -7,13 +7,12 @@ import numpy as np
 from scipy.sparse import vstack
 
 from user_pipeline.recommender.co_views import count_co_views
+from user_pipeline.recommender.defaults import NEIGHBOURS, REGULARISATION
 from user_pipeline.recommender.evaluate import leave_out, measure
 from user_pipeline.recommender.interactions import Interactions
 from user_pipeline.recommender.score import TOP_N, recommend
 from user_pipeline.recommender.weights import (
     MEMORY_LIMIT,
-    NEIGHBOURS,
-    REGULARISATION,
     nearest_pages,
     solve,
 )

@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array
 
 from user_pipeline.recommender.co_views import CoViews, count_co_views, empty, largest_in_rows
+from user_pipeline.recommender.defaults import NEIGHBOURS, REGULARISATION
 from user_pipeline.recommender.interactions import Interactions
 from user_pipeline.recommender.parallel import run_blocks, single_threaded_blas
 
-NEIGHBOURS = 100
-REGULARISATION = 20.0
 MEMORY_LIMIT = 2**30
 # A page passes its views on to at most this many times K pages, those it weighs most on. A very popular page
 # is a neighbour of nearly every page, and without a limit scoring would cost users x pages.
