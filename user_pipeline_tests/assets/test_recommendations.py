@@ -289,15 +289,15 @@ platform.materialize(sys.argv[2], select="page_recommendations")
 
 
 @pytest.mark.parametrize(
-    ("patch", "is_stored"),
+    ("patch", "stored"),
     [
-        ("snapshots.SnapshotIOManager._publish = die", True),
-        ("snapshots.run_scripts = die", True),
-        ("snapshots.partition_path = die", False),
+        ("snapshots.SnapshotIOManager._publish = die", DAY[:2]),
+        ("snapshots.run_scripts = die", DAY[:2]),
+        ("snapshots.partition_path = die", DAY[:1]),
     ],
 )
 def test_killed_between_snapshot_and_table_a_second_run_ends_as_one(
-    two_days: Platform, patch: str, is_stored: bool
+    two_days: Platform, patch: str, stored: list[str]
 ) -> None:
     run(two_days, DAY[0], select=RECOMMENDATIONS)
     before = two_days.table("analytics", "page_recommendations")
@@ -308,8 +308,8 @@ def test_killed_between_snapshot_and_table_a_second_run_ends_as_one(
         check=False,
     )
     assert done.returncode == -9, done.stderr.decode()[-2000:]
-    stored = f"page_recommendations/date={DAY[1]}/page_recommendations.parquet"
-    assert (stored in two_days.lake_files("page_recommendations")) is is_stored
+    files = [f"page_recommendations/date={day}/page_recommendations.parquet" for day in stored]
+    assert two_days.lake_files("page_recommendations") == files
     assert (two_days.table("analytics", "page_recommendations"), as_of(two_days)) == (before, date(2017, 4, 1))
 
     run(two_days, DAY[1], select=RECOMMENDATIONS)
@@ -325,7 +325,7 @@ def environment() -> dict[str, str]:
 
 
 def test_readers_see_the_old_table_or_the_new(two_days: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
-    from user_pipeline.io_managers import snapshots
+    from user_pipeline.io_managers import slices, snapshots
 
     run(two_days, DAY[0], select=RECOMMENDATIONS)
     before = two_days.table("analytics", "page_recommendations")
@@ -342,11 +342,9 @@ def test_readers_see_the_old_table_or_the_new(two_days: Platform, monkeypatch: p
         monkeypatch.setattr(transaction, "execute", spying)
         yield
 
-    scripts = snapshots.run_scripts
-
     def watching(transaction: Any, name: str) -> None:
         for _ in watched(transaction):
-            scripts(transaction, name)
+            slices.run_scripts(transaction, name)
 
     monkeypatch.setattr(snapshots, "run_scripts", watching)
     run(two_days, DAY[1], select=RECOMMENDATIONS)
