@@ -337,13 +337,13 @@ def test_the_catalog_of_one_feed_says_nothing_of_the_other(full: Platform) -> No
 @pytest.mark.parametrize(
     ("fault", "rule", "offender"),
     [
-        ("update page_recommendations set rank = 3 where user_id = 1 and rank = 2", "ranks", "user 1: ranks 1, 3, 3"),
+        ("update page_recommendations set rank = 3 where user_id = 3 and rank = 2", "ranks", "user 3: ranks 1, 3, 3"),
         ("delete from page_recommendations where user_id = 2 and rank = 2", "ranks", "user 2: ranks 1, 3"),
-        ("update page_recommendations set recommended_url = '/1' where user_id = 1 and rank = 2", "unseen", "/1 was"),
+        ("update page_recommendations set recommended_url = '/3' where user_id = 3 and rank = 2", "unseen", "/3 was"),
         (
-            "update page_recommendations set recommended_url = '/0' where user_id = 1 and rank < 3",
+            "update page_recommendations set recommended_url = '/50' where user_id = 3 and rank < 3",
             "unique_pages",
-            "user 1: /0 2 times",
+            "user 3: /50 2 times",
         ),
         ("delete from page_recommendations where user_id = 2", "eligible_users", "user 2: 0 rows, 97 unseen pages"),
         (
@@ -356,7 +356,7 @@ def test_the_catalog_of_one_feed_says_nothing_of_the_other(full: Platform) -> No
             "eligible_users",
             "user 7: 1 rows, though not active",
         ),
-        ("update page_recommendations set email = 'old@x.org' where user_id = 1", "latest_email", "user 1: another"),
+        ("update page_recommendations set email = 'old@x.org' where user_id = 3", "latest_email", "user 3: another"),
         ("update page_recommendations set email = null where user_id = 2", "latest_email", "user 2: another"),
     ],
 )
@@ -377,7 +377,7 @@ def test_recommendations_of_an_older_day_are_looked_up_in_its_snapshot(full: Pla
     assert run(full, DAYS[1]).success
     assert run(full, DAYS[0], select=["group:raw", "group:cleaned", "group:marts"]).success
     asset = "page_recommendations"
-    rewrite(full, asset, DAYS[0], "select * replace ('/1' as recommended_url) from {} where user_id = 1")
+    rewrite(full, asset, DAYS[0], "select * replace ('/3' as recommended_url) from {} where user_id = 3")
     found = check_alone(asset, DAYS[0])
     assert {name for name, evaluation in found.items() if not evaluation.passed} == {
         "unseen",
@@ -393,7 +393,7 @@ def test_recommendations_that_break_a_rule_are_not_exported(full: Platform) -> N
     sql(
         full,
         "analytics",
-        "create function spoil() returns trigger language plpgsql as $$ begin new.recommended_url := '/1'; "
+        "create function spoil() returns trigger language plpgsql as $$ begin new.recommended_url := '/3'; "
         "return new; end $$",
         "create trigger spoil before insert on page_recommendations for each row execute function spoil()",
     )
@@ -408,12 +408,12 @@ def test_recommendations_that_break_a_rule_are_not_exported(full: Platform) -> N
 
 def test_recommendations_worse_than_the_most_popular_pages_give_a_warning(full: Platform) -> None:
     assert run(full, DAYS[0]).success
-    full.put_views("PageViews/new.json", [view(f"{DAYS[1]}T05:00:00", "/popular", 1)])
+    full.put_views("PageViews/new.json", [view(f"{DAYS[1]}T05:00:00", "/popular", 3)])
     asset = "page_recommendations"
     rewrite(full, asset, DAYS[0], "select * replace ('/popular' as popular_url) from {}")
     result = run(full, DAYS[1])
     assert result.success
     found = evaluations(result)["recommendation_quality", "beats_popularity"]
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert found.description == f"{DAYS[1]}: hit rate 0.0000, of the most popular pages 0.5000, 2 users"
+    assert found.description == f"{DAYS[1]}: hit rate 0.0000, of the most popular pages 1.0000, 1 users"
     assert check_alone("recommendation_quality", DAYS[0])["beats_popularity"].passed

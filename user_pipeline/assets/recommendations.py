@@ -1,5 +1,6 @@
 """Recommendations: three pages each user has not seen, and how good those of the day before turned out to be."""
 
+import math
 from dataclasses import asdict
 from datetime import date, timedelta
 from pathlib import Path
@@ -10,7 +11,7 @@ from pydantic import Field
 
 from user_pipeline import settings
 from user_pipeline.assets.common import column_schema, daily_asset
-from user_pipeline.errors import never_retried
+from user_pipeline.errors import PermanentError, never_retried
 from user_pipeline.io_managers.lake import MissingPartitionError, fetch_partitions
 from user_pipeline.io_managers.snapshots import Snapshot, SnapshotPerDay
 from user_pipeline.recommendations import Window, new_page_views, read_history, write_recommendations
@@ -21,7 +22,12 @@ from user_pipeline.resources.postgres import Databases
 from user_pipeline.transforms import Frame
 from user_pipeline.transforms.quality import hits, spread
 
+_MOST_NEIGHBOURS = 500
 _SHARES = ("hit_rate", "recall_at_3", "popularity_hit_rate", "coverage", "fallback_share")
+
+
+class RunConfigError(PermanentError):
+    """A choice made in run config cannot be used."""
 
 
 class RecommendationsConfig(dg.Config):
@@ -29,21 +35,30 @@ class RecommendationsConfig(dg.Config):
 
     neighbours: int = Field(
         default=NEIGHBOURS,
-        ge=1,
-        le=500,
-        description="From how many other pages, those most often viewed together with it, a page is predicted: "
-        "1 to 500. The time grows with its cube.",
+        description="From how many other pages a page is predicted: 1 to 500. The time grows with its cube.",
     )
     regularisation: float = Field(
-        default=REGULARISATION,
-        gt=0,
-        allow_inf_nan=False,
-        description="Above 0. Higher trusts pages with few viewers less.",
+        default=REGULARISATION, description="Above 0. Higher trusts pages with few viewers less."
     )
     all_days: bool = Field(
         default=False,
         description="In a run of several days: whether each of them is computed rather than the last alone.",
     )
+
+    def check(self) -> None:
+        """Refuse what cannot be used; checks of the fields themselves would be tried again like an outage.
+
+        Raises:
+            RunConfigError: it is so.
+        """
+        if not 1 <= self.neighbours <= _MOST_NEIGHBOURS:
+            raise RunConfigError(
+                f"neighbours={self.neighbours} cannot be used: expected a number from 1 to {_MOST_NEIGHBOURS}."
+            )
+        if not 0 < self.regularisation < math.inf:
+            raise RunConfigError(
+                f"regularisation={self.regularisation} cannot be used: expected a finite number above 0."
+            )
 
 
 @daily_asset(
@@ -69,6 +84,8 @@ def page_recommendations(
     databases: dg.ResourceParam[Databases],
 ) -> SnapshotPerDay:
     """The three unseen pages that suit each user best, as of the end of the day; the table is that of the newest."""
+    with never_retried():
+        config.check()
     current = settings.current()
     days = sorted(date.fromisoformat(key) for key in context.partition_keys)
 

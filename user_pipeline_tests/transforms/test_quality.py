@@ -16,7 +16,7 @@ Make = Callable[[pa.Table], Any]
 # Relations of different connections do not join.
 CONNECTION = duckdb.connect()
 ENGINES: dict[str, Make] = {
-    "duckdb": lambda table: CONNECTION.from_arrow(table),
+    "duckdb": CONNECTION.from_arrow,
     "polars": pl.from_arrow,
     "pandas": lambda table: table.to_pandas(),
     "pyarrow": lambda table: table,
