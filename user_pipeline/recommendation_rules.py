@@ -26,7 +26,7 @@ _UNIQUE_PAGES = """
 # if all of its views are of later days.
 _UNSEEN = """
     with met as (
-      select r.user_id, r.recommended_url as url, v.count, v.last_viewed
+      select distinct r.user_id, r.recommended_url as url, v.count, v.last_viewed
       from recommended r join public.user_page_views v on v.user_id = r.user_id and v.url = r.recommended_url
     )
     select user_id, url || ' was viewed' from met where last_viewed < '{end}'

@@ -374,9 +374,9 @@ def test_recommendations_that_break_a_rule_are_named(full: Platform, fault: str,
 
 
 def test_recommendations_of_an_older_day_are_looked_up_in_its_snapshot(full: Platform) -> None:
-    assert run(full, DAYS[1]).success
-    assert run(full, DAYS[0], select=["group:raw", "group:cleaned", "group:marts"]).success
     asset = "page_recommendations"
+    assert run(full, DAYS[0], DAYS[1]).success
+    assert run(full, DAYS[0], select=asset).success
     rewrite(full, asset, DAYS[0], "select * replace ('/3' as recommended_url) from {} where user_id = 3")
     found = check_alone(asset, DAYS[0])
     assert {name for name, evaluation in found.items() if not evaluation.passed} == {
@@ -390,6 +390,7 @@ def test_recommendations_of_an_older_day_are_looked_up_in_its_snapshot(full: Pla
 def test_recommendations_that_break_a_rule_are_not_exported(full: Platform) -> None:
     run(full, DAYS[0])
     exported = full.lake_files("exports/page_recommendations")
+    full.put_views("PageViews/more.json", [view(f"{DAYS[1]}T05:00:00", f"/more{n}", n % 4) for n in range(40)])
     sql(
         full,
         "analytics",
