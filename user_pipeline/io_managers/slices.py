@@ -130,11 +130,21 @@ def merge(transaction: Transaction, name: str, window: tuple[datetime, datetime]
         "create temporary table slice on commit drop as "
         f"select date '{first:%Y-%m-%d}' as first_day, date '{end:%Y-%m-%d}' as end_day"
     )
-    sql = files("user_pipeline").joinpath("sql")
-    scripts = sorted(sql.joinpath(name).iterdir(), key=lambda script: script.name)
-    for script in (sql.joinpath("create_marts.sql"), *scripts):
-        transaction.execute(script.read_text(encoding="utf-8"))
+    create_marts(transaction)
+    run_scripts(transaction, name)
     return count
+
+
+def create_marts(transaction: Transaction) -> None:
+    """Make the tables of the analytics database that are not there."""
+    transaction.execute(files("user_pipeline").joinpath("sql", "create_marts.sql").read_text(encoding="utf-8"))
+
+
+def run_scripts(transaction: Transaction, name: str) -> None:
+    """Run the statements of ``sql/<name>/`` in the order of their names."""
+    scripts = files("user_pipeline").joinpath("sql", name).iterdir()
+    for script in sorted(scripts, key=lambda script: script.name):
+        transaction.execute(script.read_text(encoding="utf-8"))
 
 
 def count_windows(

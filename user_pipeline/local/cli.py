@@ -256,6 +256,7 @@ def _resolved(current: settings.Settings) -> dict[str, str]:
         "USER_PIPELINE_SCRATCH_DIR": str(current.scratch_dir),
         "USER_PIPELINE_DATA_DIR": str(current.data_dir),
         "USER_PIPELINE_MAX_REJECT_SHARE": str(current.max_reject_share),
+        "USER_PIPELINE_RECOMMENDATION_DAYS": str(current.recommendation_days),
     }
 
 

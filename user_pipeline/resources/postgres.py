@@ -179,6 +179,11 @@ class Transaction:
         self._cursor.execute(sql, parameters or None)
         return [tuple(row) for row in self._cursor.fetchall()]
 
+    def stream(self, sql: str) -> "pa.RecordBatchReader":
+        """The rows of one statement as batches, to be read before the next statement runs."""
+        self._cursor.execute(sql)
+        return self._cursor.fetch_record_batch()
+
     def load(self, table: str, reader: "pa.RecordBatchReader") -> int:
         """COPY batches into a new temporary table; returns the number of rows.
 
