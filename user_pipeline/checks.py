@@ -15,8 +15,10 @@ from user_pipeline.accounting import account_days, between
 from user_pipeline.errors import never_retried
 from user_pipeline.ingest.catalog import Catalog
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
-from user_pipeline.io_managers.lake import fetch_partitions
+from user_pipeline.io_managers.lake import MissingPartitionError, fetch_partitions
 from user_pipeline.partitions import DAILY
+from user_pipeline.recommendation_rules import RULES, broken_rules
+from user_pipeline.recommendations import Window
 from user_pipeline.resources.engine import Engine
 from user_pipeline.resources.object_store import ObjectStorage
 from user_pipeline.resources.postgres import Databases, Postgres, Transaction, literal, quote
@@ -82,7 +84,7 @@ def _raw_checks(feed: Feed) -> dg.AssetChecksDefinition:
                 "Not more than USER_PIPELINE_MAX_REJECT_SHARE of an object's lines are rejected.",
                 blocking=False,
             ),
-            _spec(asset, "no_broken_objects", "Every object could be read to its end.", blocking=False),
+            _spec(asset, "no_broken_objects", "Every object could be fetched, and read to its end.", blocking=False),
         ],
     )
     def checks(
@@ -107,18 +109,17 @@ def _raw_checks(feed: Feed) -> dg.AssetChecksDefinition:
 
 def every_line_accounted(catalog: Catalog) -> dg.AssetCheckResult:
     """Every object: the lines that were cut are the rows, rejects, blank and header lines that were stored."""
-    entries = catalog.entries()
-    lost = [entry for entry in entries if entry.unaccounted]
+    account = catalog.account()
     return _result(
         "every_line_accounted",
         f"raw_{catalog.feed.name}",
-        [f"{entry.key}: {entry.unaccounted} of {entry.lines} lines" for entry in lost],
-        objects=len(entries),
-        lines=sum(entry.lines for entry in entries),
-        rows=sum(entry.rows for entry in entries),
-        rejected=sum(entry.rejects for entry in entries),
-        blank=sum(entry.blank for entry in entries),
-        header=sum(entry.header for entry in entries),
+        [f"{entry.key}: {entry.unaccounted} of {entry.lines} lines" for entry in catalog.unaccounted()],
+        objects=account["objects"],
+        lines=account["lines"],
+        rows=account["rows"],
+        rejected=account["rejected"],
+        blank=account["blank"],
+        header=account["header"],
     )
 
 
@@ -144,10 +145,7 @@ def partition_complete(
 
 def reject_share(catalog: Catalog, days: Sequence[date], limit: float) -> dg.AssetCheckResult:
     """No object that brought rows for these days, or no row at all, lost more than a share of its lines."""
-    wanted = set(days)
-    entries = [
-        entry for entry in catalog.entries() if entry.rejects and (not entry.days or wanted.intersection(entry.days))
-    ]
+    entries = catalog.with_rejects(days)
     over = [entry for entry in entries if entry.rejects > limit * entry.lines]
     return _result(
         "reject_share",
@@ -160,12 +158,18 @@ def reject_share(catalog: Catalog, days: Sequence[date], limit: float) -> dg.Ass
 
 
 def no_broken_objects(catalog: Catalog) -> dg.AssetCheckResult:
-    """No object waits for a whole copy of itself."""
-    broken = [entry for entry in catalog.entries() if entry.error]
+    """No object waits for a whole copy of itself, or for the store to give it."""
+    entries = catalog.unread()
     return _result(
         "no_broken_objects",
         f"raw_{catalog.feed.name}",
-        [f"{entry.key}: {entry.error}" for entry in broken],
+        [f"{entry.key}: {entry.error}" for entry in entries if entry.error]
+        + [
+            f"{entry.key}: not fetched in {entry.failure.attempts} attempts, next one after "
+            f"{entry.failure.retry_at:%Y-%m-%d %H:%M} UTC: {entry.failure.error}"
+            for entry in entries
+            if entry.failure
+        ],
         warn=True,
     )
 
@@ -360,6 +364,112 @@ def _stale_pairs(transaction: Transaction, days: Sequence[date]) -> str:
 _URL_KEY = 'public.url_key({}.url) collate "C"'
 
 
+def _recommendation_checks() -> list[dg.AssetChecksDefinition]:
+    asset, quality = "page_recommendations", "recommendation_quality"
+
+    @dg.multi_asset_check(
+        name=f"{asset}_checks",
+        specs=[
+            _spec(asset, "ranks", "The ranks of each user are 1, 2, 3 without a gap, each once."),
+            _spec(asset, "unseen", "No user has viewed a recommended page on any day so far."),
+            _spec(asset, "unique_pages", "No page is recommended to a user twice."),
+            _spec(
+                asset,
+                "eligible_users",
+                "Who viewed a page in the window has min(3, unseen pages) rows, no one else any.",
+            ),
+            _spec(asset, "latest_email", "The e-mails of the table are those of users."),
+        ],
+    )
+    def checks(
+        context: dg.AssetCheckExecutionContext,
+        storage: dg.ResourceParam[ObjectStorage],
+        engine: dg.ResourceParam[Engine],
+        databases: dg.ResourceParam[Databases],
+    ) -> Iterator[dg.AssetCheckResult]:
+        with never_retried():
+            yield from _evaluate(
+                context,
+                lambda days: check_recommendations(
+                    storage,
+                    engine,
+                    databases.analytics,
+                    [day for day in days if _is_computed(context.instance, day)],
+                    settings.current().recommendation_days,
+                ),
+            )
+
+    @dg.multi_asset_check(
+        name=f"{quality}_checks",
+        specs=[
+            _spec(
+                quality,
+                "beats_popularity",
+                "The recommendations hit at least as often as the most popular pages would have.",
+                blocking=False,
+            )
+        ],
+    )
+    def quality_checks(
+        context: dg.AssetCheckExecutionContext, databases: dg.ResourceParam[Databases]
+    ) -> Iterator[dg.AssetCheckResult]:
+        with never_retried():
+            yield from _evaluate(context, lambda days: [beats_popularity(databases.analytics, days)])
+
+    return [checks, quality_checks]
+
+
+def check_recommendations(
+    storage: ObjectStorage, engine: Engine, analytics: Postgres, days: Sequence[date], window_days: int
+) -> list[dg.AssetCheckResult]:
+    """The rules of recommendations, for each of the days that has some: the table's, or else those of the snapshot."""
+    problems: dict[str, list[str]] = {name: [] for name in RULES}
+    checked = 0
+    for day in days:
+        try:
+            [file] = fetch_partitions(storage, engine, "page_recommendations", [day.isoformat()])
+        except MissingPartitionError:
+            continue
+        checked += 1
+        with analytics.transaction() as transaction:
+            transaction.execute("set transaction isolation level repeatable read")
+            for name, found in broken_rules(transaction, file, Window(day, window_days)).items():
+                problems[name] += [f"{day}: {offender}" for offender in found]
+    return [_result(name, "page_recommendations", found, days=checked) for name, found in problems.items()]
+
+
+def _is_computed(instance: dg.DagsterInstance, day: date) -> bool:
+    """Whether the latest run of a day computed its recommendations.
+
+    A range computes those of its last day. What earlier runs left of the others need not fit the views of today.
+    """
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(dg.AssetKey("page_recommendations"), asset_partitions=[day.isoformat()]), limit=1
+    ).records
+    materialization = records[0].asset_materialization if records else None
+    return materialization is None or materialization.metadata["computed"].value is True
+
+
+def beats_popularity(analytics: Postgres, days: Sequence[date]) -> dg.AssetCheckResult:
+    """On no day did the most popular unseen pages hit more often than what was recommended."""
+    rows = _rows(
+        analytics,
+        "select day, hit_rate, popularity_hit_rate, users from public.recommendation_quality "
+        f"where {between('day', days)} order by day",
+    )
+    return _result(
+        "beats_popularity",
+        "recommendation_quality",
+        [
+            f"{day}: hit rate {rate:.4f}, of the most popular pages {baseline:.4f}, {users} users"
+            for day, rate, baseline, users in rows
+            if users and rate < baseline
+        ],
+        warn=True,
+        measured_days=len(rows),
+    )
+
+
 def _slice(feed: Feed, days: Sequence[date]) -> str:
     return f"(select * from public.{quote(feed.name)} where {between(feed.event_time, days)}) s"
 
@@ -399,4 +509,5 @@ CHECKS = [
     _cleaned_checks(PAGE_VIEWS),
     _mart_checks("users", ("user_id",)),
     _mart_checks("user_page_views", ("user_id", "url")),
+    *_recommendation_checks(),
 ]

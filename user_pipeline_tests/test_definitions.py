@@ -50,6 +50,7 @@ ASSETS = {
         "s3 csv parquet",
         "lake_io_manager",
         "updated_at user_id email name environment source_object source_line",
+        parents="source_user_updates",
         blocking_checks="every_line_accounted partition_complete",
         warning_checks="reject_share no_broken_objects",
     ),
@@ -58,6 +59,7 @@ ASSETS = {
         "s3 json parquet",
         "lake_io_manager",
         "ts url environment user_id source_object source_line",
+        parents="source_page_views",
         blocking_checks="every_line_accounted partition_complete",
         warning_checks="reject_share no_broken_objects",
     ),
@@ -92,6 +94,25 @@ ASSETS = {
         "user_id email url count last_viewed",
         parents="page_views users",
         blocking_checks="unique_key latest_email",
+    ),
+    "page_recommendations": expect(
+        "marts",
+        "postgres table parquet",
+        "snapshots_io_manager",
+        "user_id email recommended_url rank",
+        parents="users user_page_views",
+        blocking_checks="ranks unseen unique_pages eligible_users latest_email",
+    ),
+    "recommendation_quality": expect(
+        "marts",
+        "postgres table",
+        "analytics_io_manager",
+        "day users hit_rate recall_at_3 popularity_hit_rate coverage fallback_share",
+        parents="page_recommendations user_page_views",
+        warning_checks="beats_popularity",
+    ),
+    "page_recommendations_csv": expect(
+        "exports", "s3 csv", "csv_io_manager", "user_id email recommended_url rank", parents="page_recommendations"
     ),
     "user_page_views_csv": expect(
         "exports", "s3 csv", "csv_io_manager", "user_id email url count last_viewed", parents="user_page_views"
@@ -138,6 +159,7 @@ ASSETS = {
         parents="fake_users_extracted fake_users_cleaned fake_users_salary_chart",
     ),
 }
+SOURCES = {"source_user_updates": {"s3", "csv"}, "source_page_views": {"s3", "json"}}
 FAKE_USERS = "fake_users"
 NOT_DAILY: Sequence[str] = (FAKE_USERS,)
 
@@ -151,7 +173,15 @@ def names(keys: object) -> set[str]:
 
 def test_the_location_loads_and_holds_these_assets() -> None:
     dg.Definitions.validate_loadable(defs)
-    assert names(GRAPH.get_all_asset_keys()) == set(ASSETS)
+    assert names(GRAPH.get_all_asset_keys()) == {*ASSETS, *SOURCES}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_source_is_external_and_has_the_days_of_all_others(name: str) -> None:
+    node = GRAPH.get(dg.AssetKey(name))
+    assert (node.is_external, node.group_name, set(node.kinds)) == (True, "source", SOURCES[name])
+    assert (node.partitions_def, node.owners) == (DAILY, ["team:data-platform"])
+    assert node.description
 
 
 @pytest.mark.parametrize("name", ASSETS)

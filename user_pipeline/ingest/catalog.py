@@ -9,11 +9,15 @@ Rows are kept by *batch*: what one pass of the reader brought, in ``fragments/<f
 and ``rejected/<feed>/<batch>.parquet``. A row of a batch counts if the catalog says that this batch is the one
 its object was last read in; so a changed object replaces what it brought before the moment its entry
 is committed.
+
+For every object and day the catalog also keeps a digest of the rows, and in which of its versions they last
+changed. So it knows which days have changed since any earlier version, however long ago that was.
 """
 
+import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import date, datetime
+from dataclasses import asdict, dataclass, field, replace
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from user_pipeline.ingest.feeds import Feed
@@ -26,6 +30,39 @@ if TYPE_CHECKING:
 _KEPT_VERSIONS = 20
 """Readers of an older version go on with it for a while."""
 _COMMIT_ATTEMPTS = 100
+_QUICK_ATTEMPTS = 4
+"""An object that cannot be fetched is tried this often before it is left for later."""
+_LONGEST_WAIT = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An object's content that could not be fetched.
+
+    Attributes:
+        etag: what the store calls that content.
+        error: what the store said.
+        attempts: how often it was tried.
+        retry_at: before this moment it is left alone.
+    """
+
+    etag: str
+    error: str
+    attempts: int
+    retry_at: datetime
+
+    @property
+    def is_standing(self) -> bool:
+        """Whether it failed so often that nothing waits for it any more."""
+        return self.attempts >= _QUICK_ATTEMPTS
+
+    @classmethod
+    def after(cls, earlier: "Failure | None", etag: str, error: str, now: datetime) -> "Failure":
+        """One more failure: four attempts at once, then after 1, 2, 4, … hours, at most a day apart."""
+        attempts = earlier.attempts + 1 if earlier and earlier.etag == etag else 1
+        late = attempts - _QUICK_ATTEMPTS
+        wait = min(timedelta(hours=2 ** min(late, 10)), _LONGEST_WAIT) if late >= 0 else timedelta()
+        return cls(etag, error, attempts, now + wait)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +82,9 @@ class Entry:
         header: lines that repeat the column names.
         rejected: rejected lines by reason.
         days: rows by event date, counted in the fragments after they were written.
+        digests: of those rows, by event date: equal for equal rows, whatever their order.
+        failure: set while the object's content, or its new content, cannot be fetched; everything else then is
+            of the content read before (of none, for an object that was never read).
     """
 
     key: str
@@ -59,6 +99,8 @@ class Entry:
     header: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
     days: dict[date, int] = field(default_factory=dict)
+    digests: dict[date, str] = field(default_factory=dict)
+    failure: Failure | None = None
 
     @property
     def rows(self) -> int:
@@ -90,6 +132,11 @@ class Catalog:
         self.version = version
         self.table = table
 
+    @property
+    def id(self) -> str:
+        """Tells this feed's catalog from that of any other lake; empty before anything was read."""
+        return str((self.table.schema.metadata or {}).get(_ID, b""), "ascii")
+
     @classmethod
     def load(cls, lake: "Store", feed: Feed) -> "Catalog":
         """The newest version in the lake."""
@@ -104,35 +151,35 @@ class Catalog:
                 content = lake.get(_path(feed, newest)).bytes()
             except FileNotFoundError:
                 continue  # so many commits since the listing that it is gone: look again
-            return cls(feed, newest, pq.read_table(pa.BufferReader(content), schema=_schema()))
+            return cls(feed, newest, pq.read_table(pa.BufferReader(content)))
 
     def entries(self, where: "pa.compute.Expression | None" = None) -> list[Entry]:
         """The entries, or those that an Arrow expression selects."""
         table = self.table if where is None else self.table.filter(where)
         return [_to_entry(row) for row in table.to_pylist()]
 
-    def unknown(self, listing: "pa.Table", start_date: date) -> "pa.Table":
+    def unknown(self, listing: "pa.Table", start_date: date, now: datetime) -> "pa.Table":
         """The objects of a listing that are new, changed, or were read under a later start date.
 
         Args:
             listing: ``path`` string, ``e_tag`` string, ``size`` int and ``last_modified`` timestamp.
             start_date: the first day accepted now; objects that lost lines to a later one are read again.
+            now: what could not be fetched and is to be tried again later than this is left out.
         """
-        import duckdb
-
-        known, listed = self.table, listing  # noqa: F841 - DuckDB finds them by name
-        with duckdb.connect() as connection:
-            return connection.execute(
-                """
-                select l.path, l.e_tag, l.size, l.last_modified
-                from listed l left join known k on k.key = l.path
-                where k.key is null or k.etag <> l.e_tag
-                  or (k.start_date > $start
-                    and list_contains(list_transform(k.rejected, r -> r.reason), 'out_of_range'))
-                order by l.last_modified, l.path
-                """,
-                {"start": start_date},
-            ).to_arrow_table()
+        return _query(
+            """
+            select l.path, l.e_tag, l.size, l.last_modified
+            from listed l left join known k on k.key = l.path
+            where (k.key is null or k.etag <> l.e_tag
+                or (k.start_date > $start
+                  and list_contains(list_transform(k.rejected, r -> r.reason), 'out_of_range')))
+              and not coalesce(k.failure.etag = l.e_tag and k.failure.retry_at > $now, false)
+            order by l.last_modified, l.path
+            """,
+            {"start": start_date, "now": now},
+            known=self.table,
+            listed=listing,
+        )
 
     def batches(self, days: Sequence[date]) -> dict[date, dict[str, list[str]]]:
         """Where the rows of some days are: for each day, the batches and in each the objects that count."""
@@ -148,39 +195,78 @@ class Catalog:
             counts[row["day"]] += row["rows"]
         return counts
 
-    def _rows_by_day(self, days: Sequence[date]) -> list[dict[str, Any]]:
-        import duckdb
+    def changes(self, since: int = 0, days: Sequence[date] | None = None) -> dict[date, int]:
+        """The days whose rows changed after some version, and the version in which each last did.
 
-        known = self.table  # noqa: F841 - DuckDB finds it by name
-        with duckdb.connect() as connection:
-            rows: list[dict[str, Any]] = (
-                connection.execute(
-                    """
-                    select d.day, k.batch, k.key, d.rows
-                    from (select batch, key, unnest(days) as d from known) k
-                    where list_contains($days, d.day) order by 1, 2, 3
-                    """,
-                    {"days": list(days)},
-                )
-                .to_arrow_table()
-                .to_pylist()
-            )
+        Args:
+            since: the version; 0 for every day that ever had rows.
+            days: only these.
+        """
+        changed = _query(
+            """
+            select d.day as day, max(d.version) as version from (select unnest(days) as d from known)
+            where d.version > $since and ($days is null or list_contains($days, d.day)) group by 1 order by 1
+            """,
+            {"since": since, "days": None if days is None else list(days)},
+            known=self.table,
+        )
+        return dict(zip(changed["day"].to_pylist(), changed["version"].to_pylist(), strict=True))
+
+    def account(self) -> dict[str, int]:
+        """How many ``objects`` there are, and how many ``lines``, ``rows``, ``rejected``, ``blank`` and ``header``."""
+        [sums] = _query(f"select count(*) as objects, {_SUMS} from known", {}, known=self.table).to_pylist()
+        return {name: int(count or 0) for name, count in sums.items()}
+
+    def unaccounted(self) -> list[Entry]:
+        """The objects with lines that are neither a row, rejected, blank nor a header."""
+        return self._entries(f"lines <> {_ROWS} + {_REJECTS} + blank + header", {})
+
+    def with_rejects(self, days: Sequence[date]) -> list[Entry]:
+        """The objects that lost lines, and brought rows for some of these days or none at all."""
+        condition = f"{_REJECTS} > 0 and ({_ROWS} = 0 or list_has_any($days, list_transform({_THERE}, d -> d.day)))"
+        return self._entries(condition, {"days": list(days)})
+
+    def unread(self) -> list[Entry]:
+        """The objects that could not be fetched, or not be read to their end."""
+        return self._entries("error is not null or failure is not null", {})
+
+    def _entries(self, condition: str, parameters: dict[str, Any]) -> list[Entry]:
+        found = _query(f"from known where {condition} order by key", parameters, known=self.table)
+        return [_to_entry(row) for row in found.to_pylist()]
+
+    def _rows_by_day(self, days: Sequence[date]) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = _query(
+            """
+            select d.day as day, batch, key, d.rows as rows from (select batch, key, unnest(days) as d from known)
+            where list_contains($days, d.day) and d.rows > 0 order by 1, 2, 3
+            """,
+            {"days": list(days)},
+            known=self.table,
+        ).to_pylist()
         return rows
 
-    def commit(self, lake: "Store", entries: Sequence[Entry]) -> "Catalog":
+    def commit(
+        self, lake: "Store", entries: Sequence[Entry], failures: Sequence[tuple[dict[str, Any], Failure]] = ()
+    ) -> "Catalog":
         """Write the next version, with these entries in place of older ones of the same objects.
 
         Of two writers that read the same object the later one's entry stands; if it was the older content
         that came second, the next listing shows the difference and the object is read again.
+
+        Args:
+            lake: where the catalog is.
+            entries: what was read.
+            failures: what could not be fetched: its row of the listing, and what happened. What was known of
+                such an object stays as it is.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
         current = self
-        new = pa.Table.from_pylist([_to_row(entry) for entry in entries], schema=_schema())
         for _ in range(_COMMIT_ATTEMPTS):
-            table = _merge(current.table, new)
+            changed = [*entries, *current._failing(failures)]
+            table = _merge(current, pa.Table.from_pylist([_to_row(entry) for entry in changed], schema=_schema()))
             sink = pa.BufferOutputStream()
             pq.write_table(table, sink, compression="zstd")
             try:
@@ -194,6 +280,25 @@ class Catalog:
                 lake.delete(stale)
             return committed
         raise RuntimeError(f"the catalog of {self.feed.name} changed {_COMMIT_ATTEMPTS} times while it was written")
+
+    def of(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """The entries of some objects, by key; none for an object that is not known."""
+        import pyarrow.compute as pc
+
+        return {entry.key: entry for entry in self.entries(pc.field("key").isin(list(keys)))} if keys else {}
+
+    def _failing(self, failures: Sequence[tuple[dict[str, Any], Failure]]) -> list[Entry]:
+        """The entries of objects that could not be fetched, less those that someone else has read meanwhile."""
+        known = self.of([item["path"] for item, _ in failures])
+        entries = []
+        for item, failure in failures:
+            entry = known.get(item["path"])
+            if entry is None:
+                unread = Entry(item["path"], "", item["last_modified"], item["size"], batch="", start_date=date.max)
+                entries.append(replace(unread, failure=failure))
+            elif entry.etag != failure.etag:
+                entries.append(replace(entry, failure=failure))
+        return entries
 
 
 def fragment_path(feed: Feed, day: date, batch: str) -> str:
@@ -215,9 +320,18 @@ def _versions(lake: "Store", feed: Feed) -> list[int]:
     return [int(name.removesuffix(".parquet")) for name in names if name.removesuffix(".parquet").isdigit()]
 
 
-def _schema() -> "pa.Schema":
+_ID = b"user_pipeline.catalog"
+
+
+def _schema(catalog_id: str = "") -> "pa.Schema":
     import pyarrow as pa
 
+    failure = [
+        ("etag", pa.string()),
+        ("error", pa.string()),
+        ("attempts", pa.int64()),
+        ("retry_at", pa.timestamp("us", tz="UTC")),
+    ]
     return pa.schema(
         [
             ("key", pa.string()),
@@ -231,35 +345,86 @@ def _schema() -> "pa.Schema":
             ("blank", pa.int64()),
             ("header", pa.int64()),
             ("rejected", pa.list_(pa.struct([("reason", pa.string()), ("lines", pa.int64())]))),
-            ("days", pa.list_(pa.struct([("day", pa.date32()), ("rows", pa.int64())]))),
-        ]
+            # A day that an object brought rows for once stays, with no rows: that they went is a change too.
+            (
+                "days",
+                pa.list_(
+                    pa.struct(
+                        [("day", pa.date32()), ("rows", pa.int64()), ("digest", pa.string()), ("version", pa.int64())]
+                    )
+                ),
+            ),
+            ("failure", pa.struct(failure)),
+        ],
+        metadata={_ID: catalog_id.encode()},
     )
 
 
-def _merge(old: "pa.Table", new: "pa.Table") -> "pa.Table":  # noqa: ARG001 - DuckDB finds them by name
+_THERE = "list_filter(days, d -> d.rows > 0)"
+_ROWS = "coalesce(list_sum(list_transform(days, d -> d.rows)), 0)"
+_REJECTS = "coalesce(list_sum(list_transform(rejected, r -> r.lines)), 0)"
+_SUMS = f"""sum(lines) as lines, sum({_ROWS}) as rows, sum({_REJECTS}) as rejected,
+  sum(blank) as blank, sum(header) as header"""
+
+
+def _merge(current: Catalog, new: "pa.Table") -> "pa.Table":
+    """The next version's table: new entries in place of old ones, and the days of each that changed with it."""
+    merged = _query(
+        """
+        with was as (select key, unnest(days, recursive := true) from old semi join new using (key)),
+        brought as (select key, unnest(days, recursive := true) from new),
+        days as (
+          select
+            key,
+            list({
+              'day': day, 'rows': coalesce(b.rows, 0), 'digest': b.digest,
+              'version': if((w.rows, w.digest) is not distinct from (coalesce(b.rows, 0), b.digest),
+                w.version, $version)
+            } order by day) as days
+          from was w full join brought b using (key, day) group by key
+        )
+        from (
+          from old anti join new using (key)
+          union all by name
+          select new.* exclude (days), coalesce(days.days, []) as days from new left join days using (key)
+        ) order by key
+        """,
+        {"version": current.version + 1},
+        old=current.table,
+        new=new,
+    )
+    return merged.select(_schema().names).cast(_schema(current.id or uuid.uuid4().hex))
+
+
+def _query(sql: str, parameters: dict[str, Any], **tables: "pa.Table") -> "pa.Table":
+    """The result of an SQL query over Arrow tables."""
     import duckdb
 
     with duckdb.connect() as connection:
-        merged = connection.execute(
-            """
-            from (from old anti join new using (key) union all by name from new) order by key
-            """
-        ).to_arrow_table()
-    return merged.cast(_schema())
+        for name, table in tables.items():
+            connection.register(name, table)
+        return connection.execute(sql, parameters).to_arrow_table()
 
 
 def _to_row(entry: Entry) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(entry, name) for name in _schema().names}
     row["rejected"] = [{"reason": reason, "lines": lines} for reason, lines in sorted(entry.rejected.items())]
-    row["days"] = [{"day": day, "rows": rows} for day, rows in sorted(entry.days.items())]
+    row["days"] = [
+        {"day": day, "rows": rows, "digest": entry.digests[day], "version": None}
+        for day, rows in sorted(entry.days.items())
+    ]
+    row["failure"] = asdict(entry.failure) if entry.failure else None
     return row
 
 
 def _to_entry(row: dict[str, Any]) -> Entry:
+    there = [item for item in row["days"] if item["rows"]]
     return Entry(
         **row
         | {
             "rejected": {item["reason"]: item["lines"] for item in row["rejected"]},
-            "days": {item["day"]: item["rows"] for item in row["days"]},
+            "days": {item["day"]: item["rows"] for item in there},
+            "digests": {item["day"]: item["digest"] for item in there},
+            "failure": Failure(**row["failure"]) if row["failure"] else None,
         }
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from user_pipeline.errors import PermanentError
-from user_pipeline.ingest.catalog import Catalog, Entry, fragment_path, rejects_path
+from user_pipeline.ingest.catalog import Catalog, Entry, Failure, fragment_path, rejects_path
 from user_pipeline.ingest.feeds import Feed
 from user_pipeline.ingest.lines import BrokenObjectError, LineCounter, cut, open_text
 
@@ -27,10 +27,22 @@ _log = logging.getLogger(__name__)
 _PASS_BYTES = 256 * 2**20
 _PASS_OBJECTS = 500
 """A pass ends with a commit: a crash loses at most one, and a thousand small objects are a few."""
+_OUTAGE = 3
+"""So many objects in a row that cannot be fetched, though they may be read, are a store that is down."""
 
 PublishRejects = Callable[[Feed, Sequence[str], "pa.RecordBatchReader"], None]
 """Replaces the published rejects of some objects: feed, their keys, and all their rejected lines
 (``source_object``, ``source_line``, ``reason``, ``line``)."""
+
+
+class UnreadObjectsError(Exception):
+    """Objects that could not be fetched; all others are in, and these may be at the next attempt."""
+
+    def __init__(self, feed: Feed, failing: Sequence[Entry]) -> None:
+        named = "; ".join(f"{entry.key}: {entry.failure.error}" for entry in failing if entry.failure)
+        super().__init__(
+            f"{len(failing)} object(s) of {feed.folder} could not be fetched ({named}). All others are in."
+        )
 
 
 class BrokenObjectsError(PermanentError):
@@ -51,18 +63,35 @@ class Ingested:
 
     Attributes:
         catalog: the catalog with everything read so far.
+        since: the version of the catalog before that.
         entries: the objects read now, broken ones included.
+        failing: the objects that could not be fetched now.
         listed: how many objects are in the folder.
     """
 
     catalog: Catalog
+    since: int = 0
     listed: int = 0
     entries: list[Entry] = field(default_factory=list)
+    failing: list[Entry] = field(default_factory=list)
 
     @property
     def broken(self) -> list[Entry]:
         """The objects that were found broken now."""
         return [entry for entry in self.entries if entry.error]
+
+    def raise_for_objects(self) -> None:
+        """Raise if an object could not be read, unless that is known for long: then it is the checks' to tell.
+
+        Raises:
+            UnreadObjectsError: objects could not be fetched, and may be at the next attempt.
+            BrokenObjectsError: objects were found broken.
+        """
+        quick = [entry for entry in self.failing if entry.failure and not entry.failure.is_standing]
+        if quick:
+            raise UnreadObjectsError(self.catalog.feed, quick)
+        if self.broken:
+            raise BrokenObjectsError(self.catalog.feed, self.broken)
 
 
 def read_new_objects(
@@ -89,20 +118,27 @@ def read_new_objects(
         now: events after the day that follows this moment (UTC) are out of range.
         publish_rejects: makes rejected lines queryable.
 
+    An object that cannot be fetched, or is found broken, is an entry of the result and keeps no other one from
+    being read.
+
     Raises:
-        obstore.exceptions.BaseError: an object could not be fetched; all others are in, trying again may help.
+        obstore.exceptions.BaseError: the folder cannot be listed, or the lake not be written to.
+        UnreadObjectsError: so many objects in a row could not be fetched that it must be the store.
     """
     listing = list_objects(source, feed)
-    result = Ingested(Catalog.load(lake, feed), listed=listing.num_rows)
-    failures: list[Exception] = []
-    for objects in _passes(result.catalog.unknown(listing, start_date)):
+    catalog = Catalog.load(lake, feed)
+    result = Ingested(catalog, since=catalog.version, listed=listing.num_rows)
+    for objects in _passes(result.catalog.unknown(listing, start_date, now)):
         reading = _Pass(feed, source, engine, start_date, now)
         with engine.connect() as connection:
             entries = reading.run(connection, objects, lake, publish_rejects)
-        failures += reading.failures
-        if entries:
-            result.catalog = result.catalog.commit(lake, entries)
+        failures = _failures(result.catalog, reading.failures, now)
+        if entries or failures:
+            result.catalog = result.catalog.commit(lake, entries, failures)
             result.entries += entries
+            failing = result.catalog.of([item["path"] for item, _ in failures])
+            result.failing += [entry for entry in failing.values() if entry.failure]
+        if entries:
             _log.info(
                 "%s: read %d object(s), %d rows, %d rejected lines",
                 feed.name,
@@ -110,9 +146,17 @@ def read_new_objects(
                 sum(entry.rows for entry in entries),
                 sum(entry.rejects for entry in entries),
             )
-    if failures:
-        raise failures[0]
+        if reading.gave_up:
+            raise UnreadObjectsError(feed, result.failing)
     return result
+
+
+def _failures(
+    catalog: Catalog, failures: list[tuple[dict[str, Any], str]], now: datetime
+) -> list[tuple[dict[str, Any], Failure]]:
+    known = catalog.of([item["path"] for item, _ in failures])
+    earlier = {key: entry.failure for key, entry in known.items()}
+    return [(item, Failure.after(earlier.get(item["path"]), item["e_tag"], error, now)) for item, error in failures]
 
 
 def list_objects(source: "Store", feed: Feed) -> "pa.Table":
@@ -166,7 +210,8 @@ class _Pass:
         self._etags: dict[int, str] = {}
         self._errors: dict[int, str] = {}
         self._skipped: set[int] = set()
-        self.failures: list[Exception] = []
+        self.failures: list[tuple[dict[str, Any], str]] = []
+        self.gave_up = False
 
     def run(
         self,
@@ -185,7 +230,7 @@ class _Pass:
             "select unnest($n::int[]) as object, unnest($paths::varchar[]) as source_object",
             {"n": list(range(len(paths))), "paths": paths},
         )
-        days = self._write_fragments(connection, lake)
+        brought = self._write_fragments(connection, lake)
         rejected, blank, header = self._write_rejects(connection, lake, publish_rejects, objects)
         return [
             Entry(
@@ -200,7 +245,8 @@ class _Pass:
                 blank=blank[number],
                 header=header[number],
                 rejected=rejected[number],
-                days=days[item["path"]],
+                days={day: rows for day, (rows, _) in brought[item["path"]].items()},
+                digests={day: digest for day, (_, digest) in brought[item["path"]].items()},
             )
             for number, item in enumerate(objects)
             if number not in self._skipped
@@ -229,10 +275,16 @@ class _Pass:
     def _lines(self, objects: list[dict[str, Any]], schema: "pa.Schema") -> Iterator["pa.RecordBatch"]:
         """The lines of all objects; what goes wrong with one is noted and the next one is read."""
         import pyarrow as pa
-        from obstore.exceptions import BaseError
+        from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
         from obstore.store import LocalStore
 
+        in_a_row = 0
         for number, item in enumerate(objects):
+            if in_a_row == _OUTAGE:
+                # The rest waits for the next look; each would be tried for minutes.
+                self.gave_up = True
+                self._skipped.update(range(number, len(objects)))
+                return
             try:
                 response = self._source.get(item["path"])
                 self._etags[number] = response.meta["e_tag"] or item["e_tag"]
@@ -246,15 +298,19 @@ class _Pass:
                 # A bucket serves one content to the end; a file can be rewritten while it is read.
                 if isinstance(self._source, LocalStore):
                     self._check_unchanged(number, item["path"])
+                in_a_row = 0
             except BrokenObjectError as error:
                 self._errors[number] = str(error)
             except FileNotFoundError:
                 _log.warning("%s was deleted before it could be read", item["path"])
                 self._skipped.add(number)
             except (BaseError, OSError) as error:
-                _log.warning("%s could not be fetched: %s", item["path"], error)
+                reason = _first_line(error)
+                _log.warning("%s could not be fetched: %s", item["path"], reason)
                 self._skipped.add(number)
-                self.failures.append(error)
+                self.failures.append((item, reason))
+                if not isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
+                    in_a_row += 1
 
     def _check_unchanged(self, number: int, path: str) -> None:
         if self._source.head(path)["e_tag"] != self._etags[number]:
@@ -279,8 +335,14 @@ class _Pass:
         if malformed:
             connection.executemany("update parsed set reason = 'malformed' where object = ? and line = ?", malformed)
 
-    def _write_fragments(self, connection: "duckdb.DuckDBPyConnection", lake: "Store") -> dict[str, dict[date, int]]:
-        """Write the rows, a file a day; the rows of each object and day are counted in what was written."""
+    def _write_fragments(
+        self, connection: "duckdb.DuckDBPyConnection", lake: "Store"
+    ) -> dict[str, dict[date, tuple[int, str]]]:
+        """Write the rows, a file a day; the rows of each object and day are counted in what was written.
+
+        Returns:
+            by object and day, how many rows there are, and their digest.
+        """
         target = self._engine.new_scratch("fragments")
         columns = ", ".join(self._feed.columns)
         connection.execute(
@@ -290,20 +352,22 @@ class _Pass:
               from parsed join objects using (object) where reason is null
             ) to '{_sql_text(target)}' (format parquet, partition_by (date), compression zstd)"""
         )
-        counts: dict[str, dict[date, int]] = defaultdict(lambda: defaultdict(int))
+        brought: dict[str, dict[date, tuple[int, str]]] = defaultdict(dict)
         files = sorted(target.glob("date=*/*.parquet"))
         for folder, parts in groupby(files, key=lambda path: path.parent):
             day = date.fromisoformat(folder.name.removeprefix("date="))
             whole = _single_file(connection, list(parts))
             with whole.open("rb") as content:
                 lake.put(fragment_path(self._feed, day, self._batch), content)
-            for source_object, rows in connection.execute(
-                "select source_object, count(*) from read_parquet($file, hive_partitioning = false) group by all",
+            # Each row's line number is part of its hash, so equal rows do not cancel each other out.
+            for source_object, rows, digest in connection.execute(
+                f"""select source_object, count(*), printf('%016x', bit_xor(hash(source_line, {columns})))
+                from read_parquet($file, hive_partitioning = false) group by all""",
                 {"file": str(whole)},
             ).fetchall():
-                counts[source_object][day] += rows
+                brought[source_object][day] = (rows, digest)
             whole.unlink()
-        return counts
+        return brought
 
     def _write_rejects(
         self,
@@ -359,6 +423,11 @@ def _single_file(connection: "duckdb.DuckDBPyConnection", parts: list[Path]) -> 
     for part in parts:
         part.unlink()
     return whole
+
+
+def _first_line(error: Exception) -> str:
+    """What a store says, without its retries and headers."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def _sql_text(path: Path) -> str:

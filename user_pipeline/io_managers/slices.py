@@ -10,8 +10,6 @@ from user_pipeline.errors import PermanentError
 from user_pipeline.resources.postgres import Transaction, literal, quote
 
 if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
-
     import pyarrow as pa
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -182,9 +180,8 @@ def replace_slice(
         count = transaction.append(table.name, windows.watch(rows), table.schema)
         check_windows(windows, table)
         return Written(count, windows.counts())
-    count = transaction.append(INCOMING, rows)
-    # A new temporary table has no statistics, and plans made without them are bad.
-    transaction.execute(f"analyze {INCOMING}")
+    transaction.execute(f"drop table {INCOMING}")
+    count = stage(transaction, rows)
     check_slice(transaction, table, part, condition)
     names = ", ".join(quote(column) for column in columns)
     _lock(transaction, table)
@@ -244,21 +241,15 @@ def merge(
         "create temporary table slice on commit drop as "
         f"select date '{first:%Y-%m-%d}' as first_day, date '{end:%Y-%m-%d}' as end_day"
     )
-    sql = files("user_pipeline").joinpath("sql")
-    transaction.execute(sql.joinpath("create_marts.sql").read_text(encoding="utf-8"))
-    _run_scripts(transaction, sql.joinpath(name, "before"))
+    create_marts(transaction)
+    run_scripts(transaction, f"{name}/before")
     days = pa.schema([field.with_type(pa.date32()) if field.name == "day" else field for field in rows.schema])
     count = transaction.append(f"{name}_daily", windows.watch(rows).cast(days), "public")
     check_windows(windows, Table("public", name))
     if together and not transaction.fetch("select from old limit 1"):
         transaction.load("together", together())
-    _run_scripts(transaction, sql.joinpath(name, "after"))
+    run_scripts(transaction, f"{name}/after")
     return Written(count, windows.counts())
-
-
-def _run_scripts(transaction: Transaction, folder: "Traversable") -> None:
-    for script in sorted(folder.iterdir(), key=lambda script: script.name):
-        transaction.execute(script.read_text(encoding="utf-8"))
 
 
 def _lock(transaction: Transaction, table: Table) -> None:
@@ -273,6 +264,18 @@ def check_windows(windows: Windows, table: Table) -> None:
         SliceError: there were some.
     """
     _refuse(windows.outside, table, windows.part)
+
+
+def create_marts(transaction: Transaction) -> None:
+    """Make the tables of the analytics database that are not there."""
+    transaction.execute(files("user_pipeline").joinpath("sql", "create_marts.sql").read_text(encoding="utf-8"))
+
+
+def run_scripts(transaction: Transaction, name: str) -> None:
+    """Run the statements of ``sql/<name>/`` in the order of their names."""
+    scripts = files("user_pipeline").joinpath("sql", name).iterdir()
+    for script in sorted(scripts, key=lambda script: script.name):
+        transaction.execute(script.read_text(encoding="utf-8"))
 
 
 def count_windows(
@@ -294,6 +297,14 @@ def count_windows(
         f"select width_bucket({part.sql(columns)}, {literal('{' + bounds + '}')}), count(*) from {INCOMING} group by 1"
     )
     return {keys[bucket - 1]: count for bucket, count in found if keys}
+
+
+def stage(transaction: Transaction, rows: "pa.RecordBatchReader") -> int:
+    """Copy rows into the temporary table ``incoming``."""
+    count = transaction.load(INCOMING, rows)
+    # A new temporary table has no statistics, and plans made without them are bad.
+    transaction.execute(f"analyze {INCOMING}")
+    return count
 
 
 def check_slice(transaction: Transaction, table: Table, part: Slice | None, condition: str) -> None:

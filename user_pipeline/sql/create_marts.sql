@@ -1,7 +1,9 @@
 -- The tables of the analytics database: what people query, and the contributions of each day it is kept from.
 do $$
 begin
-  if to_regclass('public.users_daily') is null or to_regclass('public.user_page_views_daily_idx') is null then
+  if to_regclass('public.users') is null or to_regclass('public.users_daily') is null
+    or to_regclass('public.user_page_views') is null or to_regclass('public.user_page_views_daily_idx') is null
+    or to_regclass('public.page_recommendations_day') is null then
     -- Two first runs at once must not both create the tables.
     perform pg_advisory_xact_lock(hashtextextended('user_pipeline create table', 0));
     create table if not exists public.users (
@@ -50,6 +52,18 @@ begin
     -- A day's pairs are unique because they are summed up; to find and delete them takes no more than this.
     create index if not exists user_page_views_daily_idx
       on public.user_page_views_daily (day, user_id);
+    create table if not exists public.page_recommendations (
+      user_id bigint not null,
+      email text,
+      recommended_url text not null,
+      rank integer not null check (rank between 1 and 3),
+      primary key (user_id, rank)
+    );
+    -- The day page_recommendations is as of: one row, or none before the first.
+    create table if not exists public.page_recommendations_day (
+      day date not null,
+      is_only_row boolean primary key default true check (is_only_row)
+    );
   end if;
 end
 $$

@@ -2,15 +2,16 @@
 
 import gzip
 from collections.abc import Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
+from obstore.exceptions import GenericError, PermissionDeniedError
 
 from user_pipeline.ingest.catalog import Catalog
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
-from user_pipeline.ingest.fragments import gather
-from user_pipeline.ingest.reader import Ingested, read_new_objects
+from user_pipeline.ingest.fragments import Days
+from user_pipeline.ingest.reader import Ingested, UnreadObjectsError, read_new_objects
 from user_pipeline.ingest.rejects import publish_rejects
 from user_pipeline_tests.platform import Platform, update, view
 
@@ -35,7 +36,7 @@ def rows(platform: Platform, feed: Feed, day: date = date(2017, 4, 1)) -> list[d
     """The rows of a day, in the order of their lines."""
     with platform.engine() as engine:
         catalog = Catalog.load(platform.storage.lake, feed)
-        frame = gather(feed, catalog, platform.storage, engine, [day])[day]
+        frame = Days(feed, catalog, platform.storage, engine, [day])[day.isoformat()]
         found: list[dict[str, Any]] = frame.collect("pyarrow").to_native().to_pylist()
     return found
 
@@ -403,3 +404,138 @@ def test_two_readers_of_the_same_objects_do_no_harm(platform: Platform, monkeypa
     assert len(rows(platform, PAGE_VIEWS)) == 2
     assert reasons(platform) == {2: "malformed"}
     assert ingest(platform, PAGE_VIEWS).entries == []
+
+
+def test_the_catalog_knows_which_days_changed_since_any_version(platform: Platform) -> None:
+    first, second, third = date(2017, 4, 1), date(2017, 4, 2), date(2017, 4, 3)
+
+    def changes(since: int = 0) -> dict[date, int]:
+        return Catalog.load(platform.storage.lake, PAGE_VIEWS).changes(since)
+
+    platform.put_views("PageViews/a", [changed(ts="2017-04-01T10:00:00"), changed(ts="2017-04-02T10:00:00")])
+    platform.put_views("PageViews/b", [changed(ts="2017-04-02T10:00:00"), "broken"])
+    ingest(platform, PAGE_VIEWS)
+    assert changes() == {first: 1, second: 1}
+    # Written anew with the same rows in another order of lines: line numbers are part of a row.
+    platform.put_views("PageViews/b", ["broken", changed(ts="2017-04-02T10:00:00")])
+    ingest(platform, PAGE_VIEWS)
+    assert changes(1) == {second: 2}
+    # The same bytes once more change nothing.
+    platform.put_views("PageViews/b", ["broken", changed(ts="2017-04-02T10:00:00")])
+    assert len(ingest(platform, PAGE_VIEWS).entries) == 1
+    assert changes(2) == {}
+    # A day an object brings no more has changed, and stays changed.
+    platform.put_views("PageViews/a", [changed(ts="2017-04-03T10:00:00"), changed(ts="2017-04-02T10:00:00")])
+    ingest(platform, PAGE_VIEWS)
+    assert changes(3) == {first: 4, third: 4}
+    platform.put_views("PageViews/a", [])
+    ingest(platform, PAGE_VIEWS)
+    assert changes(4) == {second: 5, third: 5}
+    assert changes() == {first: 4, second: 5, third: 5}
+    assert Catalog.load(platform.storage.lake, PAGE_VIEWS).rows([first, second, third]) == {
+        first: 0,
+        second: 1,
+        third: 0,
+    }
+
+
+def test_equal_rows_on_two_lines_do_not_hide_a_change_of_both(platform: Platform) -> None:
+    platform.put_views("PageViews/a", [GOOD, GOOD])
+    ingest(platform, PAGE_VIEWS)
+    other = changed(url="/b")
+    platform.put_views("PageViews/a", [other, other])
+    ingest(platform, PAGE_VIEWS)
+    assert Catalog.load(platform.storage.lake, PAGE_VIEWS).changes() == {date(2017, 4, 1): 2}
+
+
+class Failing:
+    """A store that fails for some of its objects."""
+
+    def __init__(self, store: Any, failures: Mapping[str, Exception]) -> None:
+        self.store = store
+        self.failures = failures
+        self.asked: list[str] = []
+
+    def get(self, path: str) -> Any:
+        self.asked.append(path)
+        if path in self.failures:
+            raise self.failures[path]
+        return self.store.get(path)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+
+def ingest_from(source: Any, platform: Platform, now: datetime) -> Ingested:
+    with platform.engine() as engine:
+        return read_new_objects(
+            PAGE_VIEWS,
+            source,
+            platform.storage.lake,
+            engine,
+            start_date=date(2017, 4, 1),
+            now=now,
+            publish_rejects=publish_rejects(platform.staging),
+        )
+
+
+def test_an_object_that_is_not_given_keeps_what_it_brought_and_is_tried_ever_later(platform: Platform) -> None:
+    platform.put_views("PageViews/a", [GOOD, "broken"])
+    ingest(platform, PAGE_VIEWS)
+    platform.put_views("PageViews/a", [])
+    source = Failing(platform.storage.source, {"PageViews/a": PermissionDeniedError("not for you\n\nDebug source: x")})
+    now = NOW
+    waits = []
+    for attempt in range(1, 12):
+        [entry] = ingest_from(source, platform, now).failing
+        assert entry.failure is not None
+        assert (entry.failure.attempts, entry.failure.error) == (attempt, "not for you")
+        assert entry.failure.is_standing == (attempt >= 4)
+        assert (entry.rows, entry.rejects) == (1, 1)
+        waits.append((entry.failure.retry_at - now) // timedelta(hours=1))
+        if waits[-1]:
+            assert ingest_from(source, platform, entry.failure.retry_at - timedelta(seconds=1)).failing == []
+        now = entry.failure.retry_at
+    assert waits == [0, 0, 0, 1, 2, 4, 8, 16, 24, 24, 24]
+    assert len(rows(platform, PAGE_VIEWS)) == 1
+    source.failures = {}
+    [entry] = ingest_from(source, platform, now).entries
+    assert (entry.failure, entry.rows, entry.rejects) == (None, 0, 0)
+
+
+def test_a_store_that_goes_down_is_not_asked_for_every_object(platform: Platform) -> None:
+    for number in range(20):
+        platform.put_views(f"PageViews/{number:02}", [GOOD])
+    down = {f"PageViews/{number:02}": GenericError("connection refused") for number in range(5, 20)}
+    source = Failing(platform.storage.source, down)
+    with pytest.raises(UnreadObjectsError, match=r"3 object.*PageViews/05: connection refused"):
+        ingest_from(source, platform, NOW)
+    assert len(source.asked) == 8
+    assert len(rows(platform, PAGE_VIEWS)) == 5
+    source.failures = {}
+    assert len(ingest_from(source, platform, NOW).entries) == 15
+
+
+def test_refused_objects_are_no_store_that_is_down(platform: Platform) -> None:
+    for number in range(20):
+        platform.put_views(f"PageViews/{number:02}", [GOOD])
+    refused = {f"PageViews/{number:02}": PermissionDeniedError("no") for number in range(10)}
+    assert len(ingest_from(Failing(platform.storage.source, refused), platform, NOW).failing) == 10
+    assert len(rows(platform, PAGE_VIEWS)) == 10
+
+
+def test_a_failure_does_not_undo_what_another_reader_has_read_meanwhile(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform.put_views("PageViews/a", [GOOD])
+    commit = Catalog.commit
+
+    def overtaken(self: Catalog, *arguments: Any) -> Catalog:
+        monkeypatch.setattr(Catalog, "commit", commit)
+        ingest(platform, PAGE_VIEWS)
+        return commit(self, *arguments)
+
+    monkeypatch.setattr(Catalog, "commit", overtaken)
+    source = Failing(platform.storage.source, {"PageViews/a": PermissionDeniedError("no")})
+    assert ingest_from(source, platform, NOW).failing == []
+    assert len(rows(platform, PAGE_VIEWS)) == 1

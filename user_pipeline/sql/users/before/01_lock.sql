@@ -1,2 +1,3 @@
--- One writer at a time; readers go on. user_page_views holds a copy of each e-mail and changes along.
-lock table public.users, public.users_daily, public.user_page_views in share row exclusive mode
+-- One writer at a time; readers go on. The last two tables hold a copy of each e-mail and change along.
+lock table public.users, public.users_daily, public.user_page_views, public.page_recommendations
+in share row exclusive mode
