@@ -129,6 +129,34 @@ def demo(days: int) -> None:
 
 
 @main.command()
+@click.option(
+    "--day", type=click.DateTime(["%Y-%m-%d"]), metavar="YYYY-MM-DD", help="Only those with rows of this day."
+)
+@click.option("--unread", is_flag=True, help="Only those that could not be read, and why.")
+def objects(day: datetime | None, *, unread: bool) -> None:
+    """List the objects that were read, with the days they brought rows for.
+
+    A line for each object: feed, key, rows (of the day, if one is given), rejected lines, and the days.
+    """
+    from user_pipeline.ingest.catalog import Catalog
+    from user_pipeline.ingest.feeds import FEEDS
+    from user_pipeline.resources.object_store import ObjectStorage
+
+    lake = ObjectStorage(settings.current()).lake
+    for feed in FEEDS:
+        catalog = Catalog.load(lake, feed)
+        for entry in catalog.unread() if unread else catalog.entries():
+            rows = entry.days.get(day.date(), 0) if day else entry.rows
+            if day and not rows:
+                continue
+            days = f"{min(entry.days)}...{max(entry.days)}" if entry.days else "no day"
+            problem = entry.error or (entry.failure and f"not fetched: {entry.failure.error}") or ""
+            click.echo(
+                f"{feed.name}  {entry.key}  {rows:,} rows  {entry.rejects:,} rejected  {days}  {problem}".rstrip()
+            )
+
+
+@main.command()
 def vacuum() -> None:
     """Remove from the lake what nothing refers to any more.
 
