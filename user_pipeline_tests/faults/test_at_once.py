@@ -27,8 +27,9 @@ def test_of_eight_runs_of_one_day_half_are_killed(parent: Parent, platform: Plat
     ended = parent.run(
         platform.environment, *(Run(DAY, kill_at=at, after=True) for at in (10, 35, 50, 75)), *[Run(DAY)] * 4
     )
-    assert [run.code for run in ended if not run.killed] == [0] * 4, [run.output for run in ended if run.code]
-    assert sum(run.killed for run in ended) >= 2  # of an ingest that another run did there is less to do
+    assert [run.code for run in ended[4:]] == [0] * 4, [run.output for run in ended if run.code]
+    # A run that finds the objects read by another one makes fewer calls, and may end before it is to die.
+    assert [run for run in ended[:4] if run.killed]
     assert_old_or_new(platform, new, new)
     assert_exact(platform, new)
 

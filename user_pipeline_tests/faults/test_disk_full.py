@@ -1,4 +1,4 @@
-"""A disk that is full: the run fails, says so, leaves what was there, and leaves nothing behind that fills it further."""
+"""A full disk: the run fails and says so, what was there stays, and nothing is left behind that fills it further."""
 
 import subprocess
 from collections.abc import Iterator
@@ -10,16 +10,16 @@ from user_pipeline_tests.faults.forked import Parent, Run
 from user_pipeline_tests.faults.states import DAY, State, assert_exact, assert_old_or_new
 from user_pipeline_tests.platform import Platform
 
-ROWS = 20_000
+ROWS = 5_000
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 kB, where mounting one is allowed."""
+    """A file system of 16 kB, where mounting one is allowed."""
     place = tmp_path / "small"
     place.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(place)], capture_output=True, text=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=16k", "none", str(place)], capture_output=True, text=True, check=False
     )
     if mounted.returncode:
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
@@ -53,7 +53,7 @@ def test_a_scratch_directory_on_a_full_disk(parent: Parent, platform: Platform, 
     mended(parent, platform, new)
 
 
-@pytest.mark.parametrize("limit", [500, 4_000, 30_000, 100_000])
+@pytest.mark.parametrize("limit", [500, 4_000, 20_000])
 def test_no_file_can_grow(parent: Parent, platform: Platform, limit: int) -> None:
     """Scratch and lake alike, wherever that strikes: RLIMIT_FSIZE needs no rights."""
     old, new = old_and_new(parent, platform)

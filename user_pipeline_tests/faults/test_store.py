@@ -47,15 +47,19 @@ def proxy(s3: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     backoff = {"init_backoff": timedelta(milliseconds=5), "max_backoff": timedelta(milliseconds=20), "base": 2}
     monkeypatch.setattr(object_store, "_RETRY", {**object_store._RETRY, "backoff": backoff})
     monkeypatch.setattr(object_store, "_PROBE_RETRY", {**object_store._PROBE_RETRY, "backoff": backoff})
+    with before(s3.url) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        yield proxy
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait a second for an answer, not half a minute."""
     original = obstore.store.S3Store
 
     def impatient(*arguments: Any, client_options: dict[str, Any], **options: Any) -> Any:
         return original(*arguments, client_options={**client_options, "timeout": timedelta(seconds=1)}, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(obstore.store, "S3Store", impatient)
-    with before(s3.url) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        yield proxy
 
 
 @pytest.fixture
@@ -86,6 +90,8 @@ def test_trouble_for_a_while_is_survived_within_the_run(on_s3: Platform, s3: End
     deliver(s3, old)
     assert run(on_s3).success
     deliver(s3, new)
+    if kind == "silent":
+        hurry(monkeypatch)
     proxy.troubles = [Trouble(kind, matches) for matches in REQUESTS.values()]
     result = run(on_s3)
     assert {name: t.happened for name, t in zip(REQUESTS, proxy.troubles, strict=True)} == dict.fromkeys(REQUESTS, 1)
