@@ -29,6 +29,10 @@ class ObjectStoreError(PermanentError):
         super().__init__(f"{location.variable}={location.url}: {problem}")
 
 
+class ObjectStoreUnavailableError(Exception):
+    """A store answers, but not now; it may do better later."""
+
+
 class ObjectStorage:
     """The two locations of the platform, opened when first used.
 
@@ -81,6 +85,7 @@ def open_store(location: Location) -> "Store":
 
     Raises:
         ObjectStoreError: the directory cannot be made, or the bucket cannot be listed.
+        ObjectStoreUnavailableError: the bucket cannot be listed now.
     """
     if location.is_s3:
         return _open_bucket(location)
@@ -135,7 +140,12 @@ def _open_bucket(location: Location) -> "S3Store":
 
 
 def _probe(store: "S3Store", location: Location, bucket: str, endpoint: str | None) -> None:
-    """List one key, and say in the terms of the settings what keeps that from working."""
+    """List one key, and say in the terms of the settings what keeps that from working.
+
+    Raises:
+        ObjectStoreError: the settings do not lead to a bucket.
+        ObjectStoreUnavailableError: they do, or may, but it cannot answer now.
+    """
     from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
     where = f"AWS_ENDPOINT_URL={endpoint}" if endpoint else "AWS S3"
@@ -154,6 +164,9 @@ def _probe(store: "S3Store", location: Location, bucket: str, endpoint: str | No
                 f"{where} refuses the AWS credentials for the bucket {bucket!r}; check AWS_ACCESS_KEY_ID, "
                 "AWS_SECRET_ACCESS_KEY, AWS_PROFILE and the bucket's policy"
             )
+        elif re.search(r"status code: (5\d\d|429)|response body", reason):
+            message = f"{location.variable}={location.url}: {where} is in trouble: {reason.splitlines()[0][:300]}"
+            raise ObjectStoreUnavailableError(message) from error
         else:
             problem = f"{where} cannot be reached: {reason.splitlines()[0][:300]}"
         raise ObjectStoreError(location, problem) from error

@@ -148,7 +148,7 @@ def _fork(perform: Callable[[Run], None], run: Run, environment: Mapping[str, st
         os.environ.update(environment)
         os.environ.update(run.environment)
         if run.file_limit:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (run.file_limit, run.file_limit))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (run.file_limit, resource.RLIM_INFINITY))
         calls = _watch_boundaries(run)
         perform(run)
         if run.calls:
@@ -157,6 +157,7 @@ def _fork(perform: Callable[[Run], None], run: Run, environment: Mapping[str, st
     except BaseException:  # noqa: BLE001 - the exit code tells
         import traceback
 
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         traceback.print_exc()
     finally:
         sys.stdout.flush()

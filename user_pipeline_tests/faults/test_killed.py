@@ -1,7 +1,6 @@
 """A run that is killed, wherever it was, leaves the old or the new state, and the next run finishes its work."""
 
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
@@ -10,12 +9,6 @@ import pytest
 from user_pipeline_tests.faults.forked import Parent, Run
 from user_pipeline_tests.faults.states import DAY, State, assert_exact, assert_old_or_new
 from user_pipeline_tests.platform import Platform
-
-
-@pytest.fixture(scope="module")
-def parent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parent]:
-    with Parent.start(tmp_path_factory.mktemp("forked")) as started:
-        yield started
 
 
 def complete(parent: Parent, platform: Platform, state: State) -> None:
@@ -38,7 +31,6 @@ def test_killed_at_every_boundary(
     platform: Platform,
     tmp_path: Path,
     request: pytest.FixtureRequest,
-    record_property: Callable[[str, object], None],
 ) -> None:
     """The boundaries: each object put, copied or deleted in the lake, each statement, COPY and commit."""
     state = State.number(0)
@@ -72,7 +64,6 @@ def test_killed_at_every_boundary(
         state = new
     # From nothing new to everything new, table by table in the order of the graph.
     assert len(reached) >= 4
-    record_property("killed", len(points))
 
 
 def test_killed_at_any_moment(parent: Parent, platform: Platform) -> None:
