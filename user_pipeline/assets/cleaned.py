@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 
-import dagster as dg
-
 from user_pipeline.assets.common import column_schema, daily_asset
+from user_pipeline.io_managers.postgres import PerPartition
 from user_pipeline.transforms import Frame
-from user_pipeline.transforms.cleaned import clean_page_views, clean_user_updates, count_environments, count_rows
+from user_pipeline.transforms.cleaned import clean_page_views, clean_user_updates, count_environments
 
 
 @daily_asset(
@@ -25,9 +24,9 @@ from user_pipeline.transforms.cleaned import clean_page_views, clean_user_update
         ),
     },
 )
-def user_updates(context: dg.AssetExecutionContext, raw_user_updates: dict[str, Frame]) -> dict[str, Frame]:
+def user_updates(raw_user_updates: dict[str, Frame]) -> PerPartition:
     """The day's user updates in production, each once."""
-    return _cleaned(context, raw_user_updates, clean_user_updates)
+    return _cleaned(raw_user_updates, clean_user_updates)
 
 
 @daily_asset(
@@ -45,32 +44,22 @@ def user_updates(context: dg.AssetExecutionContext, raw_user_updates: dict[str, 
         ),
     },
 )
-def page_views(context: dg.AssetExecutionContext, raw_page_views: dict[str, Frame]) -> dict[str, Frame]:
+def page_views(raw_page_views: dict[str, Frame]) -> PerPartition:
     """The day's page views in production, each once."""
-    return _cleaned(context, raw_page_views, clean_page_views)
+    return _cleaned(raw_page_views, clean_page_views)
 
 
-def _cleaned(
-    context: dg.AssetExecutionContext, raw: dict[str, Frame], clean: Callable[[Frame], Frame]
-) -> dict[str, Frame]:
-    """Each day cleaned by itself, for duplicates are of one day; also where its delivered rows went."""
-    cleaned = {partition: clean(rows) for partition, rows in raw.items()}
-    for partition, rows in raw.items():
-        counts = _numbers(count_environments(rows))
-        kept = _numbers(count_rows(cleaned[partition]))["rows"]
-        context.add_asset_metadata(
-            {
-                "raw_rows": counts["raw_rows"],
-                "other_environment_rows": counts["raw_rows"] - counts["production_rows"],
-                "duplicate_rows": counts["production_rows"] - kept,
-                "cleaned_rows": kept,
-            },
-            partition_key=partition,
-        )
-        context.log.info("%s: %d of %d rows are kept", partition, kept, counts["raw_rows"])
-    return cleaned
+def _cleaned(raw: dict[str, Frame], clean: Callable[[Frame], Frame]) -> PerPartition:
+    """Each day cleaned by itself, for duplicates are of one day; and once it is written, where its rows went."""
 
+    def where_rows_went(day: str, kept: int) -> dict[str, int]:
+        [counts] = count_environments(raw[day]).collect("pyarrow").to_native().to_pylist()
+        rows, production = counts["raw_rows"], counts["production_rows"] or 0
+        return {
+            "raw_rows": rows,
+            "other_environment_rows": rows - production,
+            "duplicate_rows": production - kept,
+            "cleaned_rows": kept,
+        }
 
-def _numbers(counts: Frame) -> dict[str, int]:
-    [row] = counts.collect("pyarrow").to_native().to_pylist()
-    return {name: count or 0 for name, count in row.items()}
+    return PerPartition({day: clean(rows) for day, rows in raw.items()}, where_rows_went)

@@ -29,6 +29,19 @@ class MissingTableError(PermanentError):
 
 
 @dataclass(frozen=True, slots=True)
+class PerPartition:
+    """What an asset gives that has more to say about its partitions once they are written.
+
+    Attributes:
+        frames: the rows of each partition.
+        describe: metadata of a partition, from its key and how many rows of it were written.
+    """
+
+    frames: Mapping[str, Frame]
+    describe: Callable[[str, int], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
 class Contributions:
     """What an asset gives whose table is maintained from the contributions of each day.
 
@@ -74,13 +87,15 @@ class PostgresIOManager(dg.IOManager):
                 window = context.asset_partitions_time_window
                 written = merge(transaction, table.name, window, rows, starts=_starts(context), together=together)
             else:
-                rows = _rows(context, obj)
+                rows = _rows(context, obj.frames if isinstance(obj, PerPartition) else obj)
                 written = replace_slice(transaction, table, _slice(context, metadata), rows, _starts(context))
         context.add_output_metadata({"dagster/table_name": f"{database}.{table}"})
         if context.has_asset_partitions:
             for partition in context.asset_partition_keys:
+                count = written.by_partition.get(partition, 0)
+                more = obj.describe(partition, count) if isinstance(obj, PerPartition) else {}
                 context.step_context.add_asset_metadata(
-                    {"dagster/partition_row_count": written.by_partition.get(partition, 0)},
+                    {"dagster/partition_row_count": count, **more},
                     asset_key=context.asset_key,
                     partition_key=partition,
                 )

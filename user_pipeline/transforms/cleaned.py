@@ -49,15 +49,6 @@ def count_environments(raw: Frame) -> Frame:
     )
 
 
-def count_rows(rows: Frame) -> Frame:
-    """How many rows there are.
-
-    Returns:
-        one row: ``rows`` int64.
-    """
-    return rows.select(rows=nw.len()).with_columns(nw.col("rows").cast(nw.Int64))
-
-
 def _distinct_production_rows(raw: Frame, columns: tuple[str, ...]) -> Frame:
     # Not by unique(), which numbers the rows within each group: that sorts where this hashes.
     kept = raw.filter(nw.col("environment") == PRODUCTION).group_by(*columns).agg(nw.len().alias("delivered"))

@@ -145,8 +145,6 @@ def test_delivered_rows_are_counted_and_those_of_production(engine: str, rows: l
         "raw_rows": len(rows),
         "production_rows": production,
     }
-    [answer] = on(engine, VIEWS, rows, cleaned.count_rows)
-    assert dict(answer) == {"rows": len(rows)}
 
 
 @on_every_engine
@@ -196,7 +194,6 @@ def test_page_views_are_counted_by_day_user_and_page(engine: str, rows: list[Row
         (marts.daily_page_views, VIEWS, [nw.Datetime, nw.Int64, nw.String, nw.Int64, nw.Datetime]),
         (marts.latest_updates, UPDATES, [nw.Datetime, nw.Int64, nw.String, nw.String, nw.Datetime]),
         (cleaned.count_environments, VIEWS, [nw.Int64, nw.Int64]),
-        (cleaned.count_rows, VIEWS, [nw.Int64]),
         (cleaned.clean_page_views, VIEWS, [nw.Datetime, nw.String, nw.String, nw.Int64]),
         (cleaned.clean_user_updates, UPDATES, [nw.Datetime, nw.Int64, nw.String, nw.String, nw.String]),
     ],
