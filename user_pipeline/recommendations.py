@@ -287,14 +287,14 @@ def schema() -> "pa.Schema":
 
 
 def write_recommendations(
-    history: History, file: "Path", *, neighbours: int, regularisation: float, memory_limit: int
+    history: History, file: "Path", *, neighbours: int | None, regularisation: float, memory_limit: int
 ) -> Summary:
     """Learn from a history and write three pages for each of its users to a Parquet file, by user and rank.
 
     Args:
         history: who viewed what.
         file: where to write, see :func:`schema`.
-        neighbours: from how many pages each page is predicted.
+        neighbours: from how many pages each page is predicted; None leaves it to their number.
         regularisation: the ridge penalty, in squared views.
         memory_limit: bytes for what is worked with, beside the history itself and its copy by page.
     """

@@ -33,9 +33,10 @@ class RunConfigError(PermanentError):
 class RecommendationsConfig(dg.Config):
     """How to learn, and for which days."""
 
-    neighbours: int = Field(
-        default=NEIGHBOURS,
-        description="From how many other pages a page is predicted: 1 to 500. The time grows with its cube.",
+    neighbours: int | None = Field(
+        default=None,
+        description="From how many other pages a page is predicted: 1 to 500; the time grows with its cube. Left out: "
+        f"all pages where they are few enough for that, otherwise {NEIGHBOURS}.",
     )
     regularisation: float = Field(
         default=REGULARISATION, description="Above 0. Higher trusts pages with few viewers less."
@@ -51,7 +52,7 @@ class RecommendationsConfig(dg.Config):
         Raises:
             RunConfigError: it is so.
         """
-        if not 1 <= self.neighbours <= _MOST_NEIGHBOURS:
+        if self.neighbours is not None and not 1 <= self.neighbours <= _MOST_NEIGHBOURS:
             raise RunConfigError(
                 f"neighbours={self.neighbours} cannot be used: expected a number from 1 to {_MOST_NEIGHBOURS}."
             )

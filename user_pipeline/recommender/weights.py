@@ -121,24 +121,22 @@ def find_predictors(
     order = np.argsort(-nearest.co_views * scale[nearest.pages], axis=1, kind="stable")
     best = np.sort(order[:, :half], axis=1)
     first = Nearest(np.take_along_axis(nearest.pages, best, axis=1), np.take_along_axis(nearest.co_views, best, axis=1))
-    overrated = _overrated(co_views, first, regularisation, n_threads=n_threads)
-    chosen = np.concatenate(
-        [first.pages, overrated, np.take_along_axis(nearest.pages, order[:, half:], axis=1)], axis=1
-    )
+    overrated = _overrated(co_views, first, k - half, regularisation, n_threads=n_threads)
+    pages = np.concatenate([first.pages, overrated], axis=1)
     # Where there are not enough of them the next nearest follow, unless they are chosen already.
-    page = np.arange(n, dtype=np.int64)[:, None] * n
-    is_free = chosen >= 0
-    is_free[:, half + overrated.shape[1] :] &= ~np.isin(
-        page + chosen[:, half + overrated.shape[1] :], (page + overrated)[overrated >= 0]
-    )
-    kept = np.sort(np.argsort(~is_free, axis=1, kind="stable")[:, :k], axis=1)
-    pages = np.sort(np.take_along_axis(chosen, kept, axis=1), axis=1)
+    for row in np.flatnonzero((overrated < 0).any(axis=1)):
+        given = pages[row][pages[row] >= 0]
+        rest = nearest.pages[row, order[row, half:]]
+        pages[row] = np.concatenate([given, rest[~np.isin(rest, given)]])[:k]
+    pages.sort(axis=1)
     own = np.broadcast_to(np.arange(n, dtype=np.int32)[:, None], pages.shape)
     return Nearest(pages, co_views.between(own, pages))
 
 
-def _overrated(co_views: CoViews, first: Nearest, regularisation: float, *, n_threads: int | None) -> NDArray[np.int32]:
-    """For each page as many others as ``first`` has, -1 where there are not: those it would be given to wrongly.
+def _overrated(
+    co_views: CoViews, first: Nearest, most: int, regularisation: float, *, n_threads: int | None
+) -> NDArray[np.int32]:
+    """For each page up to ``most`` others, then -1: those ``first`` takes most wrongly for signs of it.
 
     These have the largest ``(G W - G)[i, j] / sqrt(G[i, i] + regularisation)`` with W the weights on ``first``, and
     with G cut down to the same pages; the root is rounded to a power of two, and all sums are exact in float64.
@@ -160,12 +158,12 @@ def _overrated(co_views: CoViews, first: Nearest, regularisation: float, *, n_th
     top = sp_matmul_topn(
         csr_matrix(hstack([excess, known], format="csr")),
         csr_matrix(gain),
-        top_n=k,
+        top_n=most,
         threshold=0,
         sort=True,
         n_threads=threads(n_threads),
     )
-    out = np.full((n, k), -1, np.int32)
+    out = np.full((n, most), -1, np.int32)
     found = np.diff(top.indptr)
     row = np.repeat(np.arange(n), found)
     out[row, np.arange(len(row)) - top.indptr[row]] = top.indices[: len(row)]

@@ -84,7 +84,9 @@ def run(platform: Platform) -> dg.ExecuteInProcessResult:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_trouble_for_a_while_is_survived_within_the_run(on_s3: Platform, s3: Endpoint, proxy: Proxy, kind: str) -> None:
+def test_trouble_for_a_while_is_survived_within_the_run(
+    on_s3: Platform, s3: Endpoint, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     """Each request of :data:`REQUESTS` meets it once, all of them in one run."""
     old, new = State.number(0), State.number(1)
     deliver(s3, old)
