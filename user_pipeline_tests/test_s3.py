@@ -33,6 +33,7 @@ TABLES = [
     ("staging", "rejected_lines"),
     ("analytics", "users"),
     ("analytics", "user_page_views"),
+    ("analytics", "page_recommendations"),
 ]
 
 
