@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -71,6 +71,26 @@ class Database:
 
 
 @dataclass(frozen=True, slots=True)
+class Webhook:
+    """Where alerts are posted. Whoever knows the whole URL may post there, so only its host is ever shown.
+
+    Attributes:
+        variable: the setting it came from.
+        url: the ``http(s)://`` URL.
+    """
+
+    variable: str
+    url: str = field(repr=False)
+
+    def __str__(self) -> str:
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/***"
+
+    def __repr__(self) -> str:
+        return f"Webhook({self.variable}, {self})"
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The settings, resolved; ``docs`` for each are in the README."""
 
@@ -85,6 +105,8 @@ class Settings:
     scratch_dir: Path
     data_dir: Path
     max_reject_share: float
+    alert_webhook: Webhook | None
+    ui_url: str | None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
@@ -110,6 +132,8 @@ class Settings:
             scratch_dir=read.directory("SCRATCH_DIR", Path(tempfile.gettempdir())),
             data_dir=data_dir,
             max_reject_share=read.share("MAX_REJECT_SHARE", 0.05),
+            alert_webhook=read.webhook("ALERT_WEBHOOK_URL"),
+            ui_url=read.ui_url("UI_URL"),
         )
 
     @property
@@ -235,3 +259,28 @@ class _Reader:
         if not 0 <= share <= 1:
             raise SettingsError(variable, value, "a share between 0 and 1, such as 0.05")
         return share
+
+    def webhook(self, name: str) -> Webhook | None:
+        variable, value = self._get(name)
+        if value and not _is_http(value):
+            raise SettingsError(variable, "***", "http://host/… or https://host/…")
+        return Webhook(variable, value) if value else None
+
+    def ui_url(self, name: str) -> str | None:
+        variable, value = self._get(name)
+        # It goes into every alert, and a password with it.
+        if value and (not _is_http(value) or "@" in value or "?" in value or "#" in value):
+            expected = (
+                "the address of the web server without user, password or query, such as https://dagster.example.com"
+            )
+            raise SettingsError(variable, hide_password(value), expected)
+        return value.rstrip("/") or None
+
+
+def _is_http(value: str) -> bool:
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and re.fullmatch(r"[!-~]+", value) is not None

@@ -134,12 +134,15 @@ def env() -> None:
       eval "$(user-pipeline env)"
       psql "$USER_PIPELINE_ANALYTICS_URL" -c 'select * from user_page_views limit 3'
 
-    Starts the embedded Postgres if a setting resolves to it. Passwords are printed as they are; AWS_*
-    variables are not printed.
+    Starts the embedded Postgres if a setting resolves to it. Passwords of databases are printed as they are;
+    AWS_* variables and the webhook of alerts are not printed.
     """
-    for name, value in _resolved(settings.current()).items():
+    current = settings.current()
+    for name, value in _resolved(current).items():
         # Always quoted, so that the lines look alike.
         click.echo(f"export {name}=" + (f"'{value}'" if shlex.quote(value) == value else shlex.quote(value)))
+    if current.alert_webhook:
+        click.echo(f"# {current.alert_webhook.variable} is set, to {current.alert_webhook}")
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
@@ -183,6 +186,7 @@ def _resolved(current: settings.Settings) -> dict[str, str]:
         "USER_PIPELINE_SCRATCH_DIR": str(current.scratch_dir),
         "USER_PIPELINE_DATA_DIR": str(current.data_dir),
         "USER_PIPELINE_MAX_REJECT_SHARE": str(current.max_reject_share),
+        **({"USER_PIPELINE_UI_URL": current.ui_url} if current.ui_url else {}),
     }
 
 
