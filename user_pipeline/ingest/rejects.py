@@ -9,7 +9,7 @@ from user_pipeline.ingest.reader import PublishRejects
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from user_pipeline.resources.postgres import Postgres
+    from user_pipeline.resources.postgres import Postgres, Transaction
 
 
 def publish_rejects(staging: "Postgres") -> PublishRejects:
@@ -23,7 +23,7 @@ def publish_rejects(staging: "Postgres") -> PublishRejects:
 
         keys = pa.table({"source_object": pa.array(objects, pa.string())})
         with staging.transaction() as transaction:
-            transaction.execute(_CREATE)
+            create_rejects(transaction)
             transaction.load("read_objects", keys.to_reader())
             transaction.load("incoming", rejects)
             transaction.execute("lock table public.rejected_lines in share row exclusive mode")
@@ -39,6 +39,11 @@ def publish_rejects(staging: "Postgres") -> PublishRejects:
             )
 
     return publish
+
+
+def create_rejects(transaction: "Transaction") -> None:
+    """Make ``rejected_lines`` if it is missing."""
+    transaction.execute(_CREATE)
 
 
 _CREATE = """

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 INCOMING = "incoming"
 """The temporary table that holds the new rows while a transaction puts them in place."""
 
+_SQL = files("user_pipeline").joinpath("sql")
 _FAMILIES = {
     "smallint": "integer", "integer": "integer", "bigint": "integer", "numeric": "integer",
     "real": "float", "double precision": "float",
@@ -130,11 +131,15 @@ def merge(transaction: Transaction, name: str, window: tuple[datetime, datetime]
         "create temporary table slice on commit drop as "
         f"select date '{first:%Y-%m-%d}' as first_day, date '{end:%Y-%m-%d}' as end_day"
     )
-    sql = files("user_pipeline").joinpath("sql")
-    scripts = sorted(sql.joinpath(name).iterdir(), key=lambda script: script.name)
-    for script in (sql.joinpath("create_marts.sql"), *scripts):
+    create_marts(transaction)
+    for script in sorted(_SQL.joinpath(name).iterdir(), key=lambda script: script.name):
         transaction.execute(script.read_text(encoding="utf-8"))
     return count
+
+
+def create_marts(transaction: Transaction) -> None:
+    """Make the tables of the analytics database that are missing."""
+    transaction.execute(_SQL.joinpath("create_marts.sql").read_text(encoding="utf-8"))
 
 
 def count_windows(

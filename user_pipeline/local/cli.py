@@ -145,6 +145,28 @@ def env() -> None:
         click.echo(f"# {current.alert_webhook.variable} is set, to {current.alert_webhook}")
 
 
+@main.command()
+def init_databases() -> None:
+    """Make every table in the staging and analytics databases, as their owner.
+
+    \b
+      USER_PIPELINE_STAGING_URL=postgresql://user_pipeline_owner@db/staging \\
+      USER_PIPELINE_ANALYTICS_URL=postgresql://user_pipeline_owner@db/analytics user-pipeline init-databases
+
+    The pipeline then needs no right to make tables (deploy/sql/roles.sql). Tables that are there stay as they
+    are; after an upgrade run it again.
+    """
+    from user_pipeline.io_managers.create import create_tables
+    from user_pipeline.resources.postgres import Databases
+
+    databases = Databases(settings.current())
+    try:
+        for variable, tables in create_tables(databases).items():
+            click.echo(f"{variable}: {', '.join(tables)}")
+    finally:
+        databases.close()
+
+
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[analytics|staging|dagster] [PSQL_OPTIONS]...")
 def psql(arguments: tuple[str, ...]) -> None:

@@ -30,7 +30,8 @@ class DatabaseUnavailableError(Exception):
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html: what no second try mends.
 _PERMANENT_CLASSES = ("0A", "22", "23", "42")
-_REFUSED = ("28000", "28P01", "3D000", "42501")
+_NOT_ALLOWED = "42501"
+_REFUSED = ("28000", "28P01", "3D000", _NOT_ALLOWED)
 _REFUSED_TEXTS = (
     "password authentication failed",
     "does not exist",
@@ -141,6 +142,8 @@ class Postgres:
         """The driver's error, without the statement and without the values Postgres quotes in details."""
         found = re.search(r"ERROR:\s*(.*)", str(error))
         message = f"{self.database.variable}: Postgres says: {found[1] if found else _first_line(error)}"
+        if error.sqlstate == _NOT_ALLOWED:
+            message += "; tables are made by their owner with `user-pipeline init-databases`, who also grants"
         permanent = (error.sqlstate or "")[:2] in _PERMANENT_CLASSES
         return (StatementError if permanent else DatabaseUnavailableError)(message)
 
