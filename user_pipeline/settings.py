@@ -26,7 +26,7 @@ class SettingsError(ValueError):
     """A setting has a value that cannot be used."""
 
     def __init__(self, variable: str, value: str, expected: str) -> None:
-        super().__init__(f"{variable}={value!r} cannot be used: expected {expected}.")
+        super().__init__(f"{variable}={hide_password(value)!r} cannot be used: expected {expected}.")
         self.variable = variable
 
 
@@ -184,14 +184,14 @@ class _Reader:
         try:
             parts = urlsplit(value)
         except ValueError:
-            raise SettingsError(variable, hide_password(value), expected) from None
+            raise SettingsError(variable, value, expected) from None
         if parts.scheme == "s3":
             if not _BUCKET.fullmatch(parts.netloc):
                 raise SettingsError(variable, value, "s3://bucket[/prefix] with a valid bucket name")
             prefix = parts.path.strip("/")
             return Location(variable, f"s3://{parts.netloc}" + (f"/{prefix}" if prefix else ""))
         if "://" in value:
-            raise SettingsError(variable, hide_password(value), expected)
+            raise SettingsError(variable, value, expected)
         return Location(variable, str(Path(value).expanduser().absolute()))
 
     def database(self, variable: str, name: str) -> Database:
@@ -205,7 +205,7 @@ class _Reader:
         except ValueError:
             raise SettingsError(variable, "***", expected) from None
         if parts.scheme not in ("postgresql", "postgres") or "/" not in value.split("://", 1)[-1]:
-            raise SettingsError(variable, hide_password(value) if "://" in value else "***", expected)
+            raise SettingsError(variable, value if "://" in value else "***", expected)
         # SQLAlchemy knows only the long name of the scheme.
         return Database(variable, name, "postgresql" + value[len(parts.scheme) :])
 
@@ -273,7 +273,7 @@ class _Reader:
             expected = (
                 "the address of the web server without user, password or query, such as https://dagster.example.com"
             )
-            raise SettingsError(variable, hide_password(value), expected)
+            raise SettingsError(variable, value, expected)
         return value.rstrip("/") or None
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ import click
 
 from user_pipeline import settings
 from user_pipeline.local import postgres
+from user_pipeline.masking import mask
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -90,7 +92,7 @@ def _write_sample(days: int, users: int, views_per_day: int, first_day: date, se
                 store.put(key, content)
                 written += 1
     except Exception as error:
-        reason = str(error).split("\n\nDebug source:")[0]
+        reason = mask(str(error)).split("\n\nDebug source:")[0]
         message = f"{current.source.variable}={current.source}: cannot be written to: {reason}"
         raise click.ClickException(message) from error
     click.echo(
@@ -182,10 +184,23 @@ def psql(arguments: tuple[str, ...]) -> None:
     database = "analytics"
     if arguments and arguments[0] in ("analytics", "staging", "dagster"):
         database, arguments = arguments[0], arguments[1:]
-    program = postgres.binaries() / "psql"
-    url = postgres.database_url(getattr(settings.current(), database))
+    setting = getattr(settings.current(), database)
     # In the environment, because the arguments of a process are public and the URL may hold a password.
-    os.execve(program, [str(program), *arguments], {**os.environ, **_libpq_environment(url)})  # noqa: S606
+    environment = {**os.environ, **_libpq_environment(postgres.database_url(setting))}
+    program = _psql(setting, environment.get("PGSSLMODE", ""))
+    os.execve(program, [str(program), *arguments], environment)  # noqa: S606
+
+
+def _psql(setting: settings.Database, sslmode: str) -> Path:
+    if sslmode not in ("require", "verify-ca", "verify-full"):
+        return postgres.binaries() / "psql"
+    installed = shutil.which("psql")
+    if installed is None:
+        raise click.ClickException(
+            f"{setting.variable} asks for sslmode={sslmode}, and the psql that comes along has no TLS: "
+            "install PostgreSQL's psql."
+        )
+    return Path(installed)
 
 
 def _libpq_environment(url: str) -> dict[str, str]:

@@ -37,6 +37,11 @@ _REFUSED_TEXTS = (
     "does not exist",
     "permission denied",
     "no pg_hba.conf entry",
+    # What sslmode and sslrootcert ask for, and the server cannot show.
+    "certificate verify failed",
+    "does not match host name",
+    "root certificate file",
+    "does not support SSL",
 )
 
 
@@ -130,8 +135,10 @@ class Postgres:
             connection: Connection = adbc.connect(self.url, autocommit=True)
         except adbc.Error as error:
             # libpq's message never holds the password.
-            message = f"{self.database.variable}: cannot connect to Postgres: {_first_line(error)}"
-            refused = error.sqlstate in _REFUSED or any(text in str(error) for text in _REFUSED_TEXTS)
+            final = [line for line in str(error).splitlines() if any(text in line for text in _REFUSED_TEXTS)]
+            reason = final[0].strip() if final else _first_line(error)
+            message = f"{self.database.variable}: cannot connect to Postgres: {reason}"
+            refused = bool(final) or error.sqlstate in _REFUSED
             raise (DatabaseError if refused else DatabaseUnavailableError)(message) from None
         with connection.cursor() as cursor:
             # A moment compared with a column without a zone means its UTC clock, whatever the server's zone.
