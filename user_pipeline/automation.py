@@ -19,7 +19,7 @@ from user_pipeline.arrivals import Position, may_look_again, plan
 from user_pipeline.assets.common import RETRY
 from user_pipeline.assets.raw import read_feed
 from user_pipeline.data_versions import is_done, latest_versions, raw_key, unobserved
-from user_pipeline.errors import never_retried
+from user_pipeline.errors import masked, never_retried
 from user_pipeline.ingest.catalog import Catalog
 from user_pipeline.ingest.feeds import FEEDS, Feed
 from user_pipeline.ingest.reader import list_objects
@@ -98,6 +98,7 @@ def catalog_new_objects() -> None:
     description="Looks into both feed folders. Has new and changed objects cataloged, then redoes exactly the days "
     "whose rows changed, in as few runs as their ranges allow.",
 )
+@masked()
 def new_logs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """One tick: what is new in the source, and what changed in the catalog since the last tick."""
     storage = ObjectStorage(settings.current())
@@ -167,7 +168,7 @@ def _digest(unknown: "dict[Feed, pa.Table]") -> str:
     """Tells one set of objects that wait from any other."""
     digest = hashlib.sha256()
     for feed, table in unknown.items():
-        for batch in table.select(["path", "e_tag"]).to_batches():
+        for batch in table.select(["path", "e_tag"]).to_batches(max_chunksize=1000):
             digest.update(repr((feed.name, batch.to_pydict())).encode())
     return digest.hexdigest()[:16]
 

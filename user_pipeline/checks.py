@@ -16,6 +16,7 @@ from user_pipeline.errors import never_retried
 from user_pipeline.ingest.catalog import Catalog
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
 from user_pipeline.io_managers.lake import MissingPartitionError, fetch_partitions
+from user_pipeline.masking import mask_emails
 from user_pipeline.partitions import DAILY
 from user_pipeline.recommendation_rules import RULES, broken_rules
 from user_pipeline.recommendations import Window
@@ -497,7 +498,8 @@ def _result(
         check_name=name,
         passed=not problems,
         severity=dg.AssetCheckSeverity.WARN if warn else dg.AssetCheckSeverity.ERROR,
-        description="; ".join(shown) or None,
+        # Urls and object names may hold addresses.
+        description=mask_emails("; ".join(shown)) or None,
         metadata={**numbers, "problems": len(problems)},
     )
 

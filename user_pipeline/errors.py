@@ -1,10 +1,11 @@
-"""Errors that a second try cannot mend."""
+"""Errors that a second try cannot mend, and errors that say more than they may."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import dagster as dg
 
+from user_pipeline.masking import mask
 from user_pipeline.settings import SettingsError
 
 
@@ -12,10 +13,45 @@ class PermanentError(Exception):
     """Something a person has to change first: a setting, a bucket, an object, a table."""
 
 
+class MaskedError(Exception):
+    """Stands for an error whose message, or that of one of its causes, held an e-mail address or a secret."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(f"{type(error).__module__}.{type(error).__qualname__}: {mask(str(error))}")
+
+
 @contextmanager
-def never_retried() -> Iterator[None]:
-    """Inside it, a permanent error fails the step at once, whatever its retry policy."""
+def masked() -> Iterator[None]:
+    """Inside it, no error names an e-mail address or a secret.
+
+    S3 repeats the token of a request it refuses, the engine the value it cannot convert.
+    """
     try:
         yield
-    except (PermanentError, SettingsError) as error:
-        raise dg.Failure(description=str(error), allow_retries=False) from error
+    except (dg.Failure, dg.RetryRequested):
+        raise
+    except Exception as error:
+        if _is_clean(error):
+            raise
+        raise MaskedError(error) from None
+
+
+@contextmanager
+def never_retried() -> Iterator[None]:
+    """Inside it, a permanent error fails the step at once, whatever its retry policy; others are :func:`masked`."""
+    with masked():
+        try:
+            yield
+        except (PermanentError, SettingsError) as error:
+            # Dagster shows the causes of an error with it.
+            cause = error if _is_clean(error) else None
+            raise dg.Failure(description=mask(str(error)), allow_retries=False) from cause
+
+
+def _is_clean(error: BaseException) -> bool:
+    chain: list[BaseException] = []
+    following: BaseException | None = error
+    while following is not None and following not in chain:
+        chain.append(following)
+        following = following.__cause__ or (None if following.__suppress_context__ else following.__context__)
+    return all(mask(str(link)) == str(link) for link in chain)

@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -26,7 +26,7 @@ class SettingsError(ValueError):
     """A setting has a value that cannot be used."""
 
     def __init__(self, variable: str, value: str, expected: str) -> None:
-        super().__init__(f"{variable}={value!r} cannot be used: expected {expected}.")
+        super().__init__(f"{variable}={hide_password(value)!r} cannot be used: expected {expected}.")
         self.variable = variable
 
 
@@ -71,6 +71,26 @@ class Database:
 
 
 @dataclass(frozen=True, slots=True)
+class Webhook:
+    """Where alerts are posted. Whoever knows the whole URL may post there, so only its host is ever shown.
+
+    Attributes:
+        variable: the setting it came from.
+        url: the ``http(s)://`` URL.
+    """
+
+    variable: str
+    url: str = field(repr=False)
+
+    def __str__(self) -> str:
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/***"
+
+    def __repr__(self) -> str:
+        return f"Webhook({self.variable}, {self})"
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The settings, resolved; ``docs`` for each are in the README."""
 
@@ -86,6 +106,8 @@ class Settings:
     data_dir: Path
     max_reject_share: float
     recommendation_days: int
+    alert_webhook: Webhook | None
+    ui_url: str | None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
@@ -112,6 +134,8 @@ class Settings:
             data_dir=data_dir,
             max_reject_share=read.share("MAX_REJECT_SHARE", 0.05),
             recommendation_days=read.days("RECOMMENDATION_DAYS", 90),
+            alert_webhook=read.webhook("ALERT_WEBHOOK_URL"),
+            ui_url=read.ui_url("UI_URL"),
         )
 
     @property
@@ -162,14 +186,14 @@ class _Reader:
         try:
             parts = urlsplit(value)
         except ValueError:
-            raise SettingsError(variable, hide_password(value), expected) from None
+            raise SettingsError(variable, value, expected) from None
         if parts.scheme == "s3":
             if not _BUCKET.fullmatch(parts.netloc):
                 raise SettingsError(variable, value, "s3://bucket[/prefix] with a valid bucket name")
             prefix = parts.path.strip("/")
             return Location(variable, f"s3://{parts.netloc}" + (f"/{prefix}" if prefix else ""))
         if "://" in value:
-            raise SettingsError(variable, hide_password(value), expected)
+            raise SettingsError(variable, value, expected)
         return Location(variable, str(Path(value).expanduser().absolute()))
 
     def database(self, variable: str, name: str) -> Database:
@@ -183,7 +207,7 @@ class _Reader:
         except ValueError:
             raise SettingsError(variable, "***", expected) from None
         if parts.scheme not in ("postgresql", "postgres") or "/" not in value.split("://", 1)[-1]:
-            raise SettingsError(variable, hide_password(value) if "://" in value else "***", expected)
+            raise SettingsError(variable, value if "://" in value else "***", expected)
         # SQLAlchemy knows only the long name of the scheme.
         return Database(variable, name, "postgresql" + value[len(parts.scheme) :])
 
@@ -244,3 +268,28 @@ class _Reader:
         if value and not days:
             raise SettingsError(variable, value, "a number of days from 1 to 9999, such as 90")
         return days or default
+
+    def webhook(self, name: str) -> Webhook | None:
+        variable, value = self._get(name)
+        if value and not _is_http(value):
+            raise SettingsError(variable, "***", "http://host/… or https://host/…")
+        return Webhook(variable, value) if value else None
+
+    def ui_url(self, name: str) -> str | None:
+        variable, value = self._get(name)
+        # It goes into every alert, and a password with it.
+        if value and (not _is_http(value) or "@" in value or "?" in value or "#" in value):
+            expected = (
+                "the address of the web server without user, password or query, such as https://dagster.example.com"
+            )
+            raise SettingsError(variable, value, expected)
+        return value.rstrip("/") or None
+
+
+def _is_http(value: str) -> bool:
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and re.fullmatch(r"[!-~]+", value) is not None

@@ -2,6 +2,7 @@
 
 import http.server
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,8 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from botocore.credentials import RefreshableCredentials
+from obstore.store import ObjectStore
 
 from user_pipeline.ingest.catalog import Catalog, Entry
 from user_pipeline.ingest.feeds import PAGE_VIEWS
@@ -282,3 +285,167 @@ def test_dagster_fails_at_once_and_does_not_try_again(
     assert data
     assert f"{variable}=s3://nowhere: AWS_ENDPOINT_URL=http://127.0.0.1:4 cannot be reached" in str(data.description)
     assert not [event for event in result.all_events if event.is_step_up_for_retry]
+
+
+KMS_KEY = "arn:aws:kms:us-east-1:123456789012:key/1"
+ENCRYPTED = {
+    "ServerSideEncryption": "aws:kms",
+    "SSEKMSKeyId": KMS_KEY,
+    "BucketKeyEnabled": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, {}),
+        ({"AWS_SERVER_SIDE_ENCRYPTION": "AES256"}, {"ServerSideEncryption": "AES256"}),
+        ({"AWS_SERVER_SIDE_ENCRYPTION": "aws:kms"}, {"ServerSideEncryption": "aws:kms"}),
+        (
+            {
+                "AWS_SERVER_SIDE_ENCRYPTION": "aws:kms",
+                "AWS_SSE_KMS_KEY_ID": KMS_KEY,
+                "AWS_SSE_BUCKET_KEY_ENABLED": "true",
+            },
+            ENCRYPTED,
+        ),
+    ],
+)
+def test_objects_are_encrypted_as_the_standard_variables_say(
+    s3: Endpoint, environment: dict[str, str], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    lake = ObjectStorage(Settings.from_environment({"USER_PIPELINE_LAKE_URL": "s3://lake"})).lake
+    lake.put("small", b"x", mode="create")
+    lake.put("large", b"x" * (12 * 2**20))
+    lake.copy("small", "copy")
+    for key in ("small", "large", "copy"):
+        head = s3.client.head_object(Bucket="lake", Key=key)
+        found = {name: head[name] for name in ENCRYPTED if head.get(name)}
+        # moto forgets the bucket key of what comes in parts.
+        assert found == {name: value for name, value in expected.items() if name in found or key != "large"}
+        assert head.get("ServerSideEncryption") == expected.get("ServerSideEncryption")
+
+
+@pytest.mark.parametrize(
+    ("environment", "problem"),
+    [
+        ({"AWS_SERVER_SIDE_ENCRYPTION": "kms"}, "AWS_SERVER_SIDE_ENCRYPTION=kms should be one of AES256, aws:kms"),
+        ({"AWS_SSE_KMS_KEY_ID": KMS_KEY}, "set AWS_SERVER_SIDE_ENCRYPTION=aws:kms"),
+        ({"AWS_SSE_KMS_KEY_ID": KMS_KEY, "AWS_SERVER_SIDE_ENCRYPTION": "AES256"}, "AWS_SSE_KMS_KEY_ID is set"),
+    ],
+)
+def test_encryption_that_would_not_happen_is_refused(
+    s3: Endpoint, environment: dict[str, str], problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert s3.url
+    for message in open_both(environment, monkeypatch):
+        assert problem in message
+
+
+def test_a_large_object_goes_in_parts_and_a_small_one_does_not(s3: Endpoint, tmp_path: Path) -> None:
+    lake = ObjectStorage(Settings.from_environment({"USER_PIPELINE_LAKE_URL": "s3://lake"})).lake
+    content = b"".join(number.to_bytes(8, "big") for number in range(4 * 2**20))
+    (tmp_path / "large").write_bytes(content)
+    with (tmp_path / "large").open("rb") as file:
+        lake.put("large", file)
+    lake.put("small", b"x")
+    heads = {key: s3.client.head_object(Bucket="lake", Key=key) for key in ("large", "small")}
+    # S3 tells the number of parts in the e-tag.
+    assert int(heads["large"]["ETag"].strip('"').rpartition("-")[2]) == len(content) // (5 * 2**20) + 1
+    assert "-" not in heads["small"]["ETag"]
+    assert s3.client.list_multipart_uploads(Bucket="lake").get("Uploads", []) == []
+    assert lake.get("large").bytes().to_bytes() == content
+
+
+class Listing(http.server.ThreadingHTTPServer):
+    """An S3 of empty buckets that notes whose requests it answers."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _ListingHandler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.seen: list[tuple[str, str, str | None]] = []
+
+
+class _ListingHandler(http.server.BaseHTTPRequestHandler):
+    server: Listing
+
+    def do_GET(self) -> None:
+        key, region = self.headers["Authorization"].split("Credential=")[1].split("/")[0:3:2]
+        self.server.seen.append((key, region, self.headers["x-amz-security-token"]))
+        body = b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def listing() -> Iterator[Listing]:
+    with Listing() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def open_lake() -> ObjectStore:
+    return ObjectStorage(Settings.from_environment({"USER_PIPELINE_LAKE_URL": "s3://lake"})).lake
+
+
+def test_a_session_token_goes_with_every_request(listing: Listing, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**KEYS, "AWS_SESSION_TOKEN": "a token", "AWS_ENDPOINT_URL": listing.url}.items():
+        monkeypatch.setenv(name, value)
+    list(open_lake().list())
+    assert listing.seen == [("test-key", "us-east-1", "a token")] * 2
+
+
+def test_a_profile_gives_keys_region_and_endpoint(
+    listing: Listing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config").write_text(f"[profile logs]\nregion = eu-central-1\nendpoint_url = {listing.url}\n")
+    (tmp_path / "credentials").write_text(
+        "[logs]\naws_access_key_id = of-profile\naws_secret_access_key = x\naws_session_token = its token\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_PROFILE", "logs")
+    open_lake()
+    assert listing.seen == [("of-profile", "eu-central-1", "its token")]
+
+
+def test_credentials_that_expire_are_asked_for_anew(
+    listing: Listing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each time, the process gives other keys, which botocore holds for too old to be used again.
+    script = tmp_path / "keys.py"
+    script.write_text(
+        "import datetime, json, pathlib\n"
+        "counter = pathlib.Path(__file__).with_suffix('.count')\n"
+        "count = int(counter.read_text()) + 1 if counter.exists() else 1\n"
+        "counter.write_text(str(count))\n"
+        "end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=5)\n"
+        "print(json.dumps({'Version': 1, 'AccessKeyId': f'key-{count}', 'SecretAccessKey': 'x',\n"
+        "    'SessionToken': f'token-{count}', 'Expiration': end.isoformat()}))\n"
+    )
+    (tmp_path / "config").write_text(f"[default]\nregion = us-east-1\ncredential_process = {sys.executable} {script}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", listing.url)
+    monkeypatch.setattr(object_store, "_CREDENTIALS_TTL", timedelta(0))
+    lake = open_lake()
+    list(lake.list())
+    list(lake.list())
+    numbers = [int(key.removeprefix("key-")) for key, _, _ in listing.seen]
+    assert [token for _, _, token in listing.seen] == [f"token-{number}" for number in numbers]
+    assert numbers == sorted(set(numbers))
+    assert len(numbers) == 3
+
+
+def test_credentials_are_never_kept_longer_than_botocore_says_they_hold() -> None:
+    seconds: int = vars(RefreshableCredentials)["_mandatory_refresh_timeout"]
+    assert object_store._CREDENTIALS_TTL.total_seconds() < seconds

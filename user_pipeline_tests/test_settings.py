@@ -101,6 +101,9 @@ def test_embedded_postgres_is_needed_until_every_database_is_configured() -> Non
         ("USER_PIPELINE_RECOMMENDATION_DAYS", "10000", "from 1 to 9999"),
         ("USER_PIPELINE_RECOMMENDATION_DAYS", "90d", "from 1 to 9999"),
         ("USER_PIPELINE_RECOMMENDATION_DAYS", "1.5", "from 1 to 9999"),
+        ("USER_PIPELINE_UI_URL", "dagster.example.com", "the address of the web server"),
+        ("USER_PIPELINE_UI_URL", "ftp://dagster.example.com", "the address of the web server"),
+        ("USER_PIPELINE_UI_URL", "https://host/?token=x", "without user, password or query"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_variable_and_what_would_be_right(
@@ -153,3 +156,33 @@ def test_a_password_put_where_a_location_belongs_is_not_shown(variable: str) -> 
 )
 def test_a_hidden_password_leaves_the_rest_readable(url: str, shown: str) -> None:
     assert hide_password(url) == shown
+
+
+def test_alerts_are_off_and_without_a_link_until_they_are_set() -> None:
+    assert (read().alert_webhook, read().ui_url) == (None, None)
+    assert read(USER_PIPELINE_UI_URL="https://host:3000/prod/").ui_url == "https://host:3000/prod"
+
+
+def test_a_webhook_is_kept_and_shown_by_its_host_alone() -> None:
+    url = f"https://me:{SECRET}@hooks.example.com:8443/services/{SECRET}?key={SECRET}"
+    settings = read(USER_PIPELINE_ALERT_WEBHOOK_URL=url)
+    assert settings.alert_webhook is not None
+    assert settings.alert_webhook.url == url
+    assert SECRET not in repr(settings) + str(settings.alert_webhook)
+    assert str(settings.alert_webhook) == "https://hooks.example.com:8443/***"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [f"hooks/{SECRET}", f"ftp://host/{SECRET}", f"https:///{SECRET}", f"https://h/a {SECRET}", f"http://[{SECRET}"],
+)
+def test_a_webhook_that_is_no_url_is_not_shown(value: str) -> None:
+    with pytest.raises(SettingsError, match="USER_PIPELINE_ALERT_WEBHOOK_URL") as error:
+        read(USER_PIPELINE_ALERT_WEBHOOK_URL=value)
+    assert SECRET not in str(error.value)
+
+
+def test_the_address_of_the_ui_brings_no_password_into_alerts() -> None:
+    with pytest.raises(SettingsError, match="USER_PIPELINE_UI_URL") as error:
+        read(USER_PIPELINE_UI_URL=f"https://me:{SECRET}@host")
+    assert SECRET not in str(error.value)

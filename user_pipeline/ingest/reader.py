@@ -14,6 +14,7 @@ from user_pipeline.errors import PermanentError
 from user_pipeline.ingest.catalog import Catalog, Entry, Failure, fragment_path, rejects_path
 from user_pipeline.ingest.feeds import Feed
 from user_pipeline.ingest.lines import BrokenObjectError, LineCounter, cut, open_text
+from user_pipeline.masking import mask
 
 if TYPE_CHECKING:
     import duckdb
@@ -427,7 +428,7 @@ def _single_file(connection: "duckdb.DuckDBPyConnection", parts: list[Path]) -> 
 
 def _first_line(error: Exception) -> str:
     """What a store says, without its retries and headers."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+    return (mask(str(error)).splitlines() or [type(error).__name__])[0][:300]
 
 
 def _sql_text(path: Path) -> str:

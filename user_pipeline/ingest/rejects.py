@@ -9,7 +9,7 @@ from user_pipeline.ingest.reader import PublishRejects
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from user_pipeline.resources.postgres import Postgres
+    from user_pipeline.resources.postgres import Postgres, Transaction
 
 
 def publish_rejects(staging: "Postgres") -> PublishRejects:
@@ -34,7 +34,7 @@ def replace_rejects(
     import pyarrow as pa
 
     with staging.transaction() as transaction:
-        transaction.execute(_CREATE)
+        create_rejects(transaction)
         count = transaction.load("incoming", rejects)
         condition = "feed = $1"
         if objects is not None:
@@ -49,6 +49,11 @@ def replace_rejects(
             (feed.name,),
         )
     return count
+
+
+def create_rejects(transaction: "Transaction") -> None:
+    """Make ``rejected_lines`` if it is missing."""
+    transaction.execute(_CREATE)
 
 
 _CREATE = """

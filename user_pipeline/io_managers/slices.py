@@ -16,6 +16,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 INCOMING = "incoming"
 """The temporary table that holds the new rows while a transaction puts them in place."""
 
+_SQL = files("user_pipeline").joinpath("sql")
 _FAMILIES = {
     "smallint": "integer", "integer": "integer", "bigint": "integer", "numeric": "integer",
     "real": "float", "double precision": "float",
@@ -266,16 +267,15 @@ def check_windows(windows: Windows, table: Table) -> None:
     _refuse(windows.outside, table, windows.part)
 
 
-def create_marts(transaction: Transaction) -> None:
-    """Make the tables of the analytics database that are not there."""
-    transaction.execute(files("user_pipeline").joinpath("sql", "create_marts.sql").read_text(encoding="utf-8"))
-
-
 def run_scripts(transaction: Transaction, name: str) -> None:
     """Run the statements of ``sql/<name>/`` in the order of their names."""
-    scripts = files("user_pipeline").joinpath("sql", name).iterdir()
-    for script in sorted(scripts, key=lambda script: script.name):
+    for script in sorted(_SQL.joinpath(name).iterdir(), key=lambda script: script.name):
         transaction.execute(script.read_text(encoding="utf-8"))
+
+
+def create_marts(transaction: Transaction) -> None:
+    """Make the tables of the analytics database that are missing."""
+    transaction.execute(_SQL.joinpath("create_marts.sql").read_text(encoding="utf-8"))
 
 
 def count_windows(

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import sys
 from contextlib import closing
 from datetime import UTC, date, datetime
@@ -12,6 +13,7 @@ import click
 
 from user_pipeline import settings
 from user_pipeline.local import postgres
+from user_pipeline.masking import mask
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -92,7 +94,7 @@ def _write_sample(days: int, users: int, views_per_day: int, first_day: date, se
                 store.put(key, content)
                 written += 1
     except Exception as error:
-        reason = str(error).split("\n\nDebug source:")[0]
+        reason = mask(str(error)).split("\n\nDebug source:")[0]
         message = f"{current.source.variable}={current.source}: cannot be written to: {reason}"
         raise click.ClickException(message) from error
     click.echo(
@@ -181,12 +183,37 @@ def env() -> None:
       eval "$(user-pipeline env)"
       psql "$USER_PIPELINE_ANALYTICS_URL" -c 'select * from user_page_views limit 3'
 
-    Starts the embedded Postgres if a setting resolves to it. Passwords are printed as they are; AWS_*
-    variables are not printed.
+    Starts the embedded Postgres if a setting resolves to it. Passwords of databases are printed as they are;
+    AWS_* variables and the webhook of alerts are not printed.
     """
-    for name, value in _resolved(settings.current()).items():
+    current = settings.current()
+    for name, value in _resolved(current).items():
         # Always quoted, so that the lines look alike.
         click.echo(f"export {name}=" + (f"'{value}'" if shlex.quote(value) == value else shlex.quote(value)))
+    if current.alert_webhook:
+        click.echo(f"# {current.alert_webhook.variable} is set, to {current.alert_webhook}")
+
+
+@main.command()
+def init_databases() -> None:
+    """Make every table in the staging and analytics databases, as their owner.
+
+    \b
+      USER_PIPELINE_STAGING_URL=postgresql://user_pipeline_owner@db/staging \\
+      USER_PIPELINE_ANALYTICS_URL=postgresql://user_pipeline_owner@db/analytics user-pipeline init-databases
+
+    The pipeline then needs no right to make tables (deploy/sql/roles.sql). Tables that are there stay as they
+    are; after an upgrade run it again.
+    """
+    from user_pipeline.io_managers.create import create_tables
+    from user_pipeline.resources.postgres import Databases
+
+    databases = Databases(settings.current())
+    try:
+        for variable, tables in create_tables(databases).items():
+            click.echo(f"{variable}: {', '.join(tables)}")
+    finally:
+        databases.close()
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
@@ -204,10 +231,23 @@ def psql(arguments: tuple[str, ...]) -> None:
     database = "analytics"
     if arguments and arguments[0] in ("analytics", "staging", "dagster"):
         database, arguments = arguments[0], arguments[1:]
-    program = postgres.binaries() / "psql"
-    url = postgres.database_url(getattr(settings.current(), database))
+    setting = getattr(settings.current(), database)
     # In the environment, because the arguments of a process are public and the URL may hold a password.
-    os.execve(program, [str(program), *arguments], {**os.environ, **_libpq_environment(url)})  # noqa: S606
+    environment = {**os.environ, **_libpq_environment(postgres.database_url(setting))}
+    program = _psql(setting, environment.get("PGSSLMODE", ""))
+    os.execve(program, [str(program), *arguments], environment)  # noqa: S606
+
+
+def _psql(setting: settings.Database, sslmode: str) -> Path:
+    if sslmode not in ("require", "verify-ca", "verify-full"):
+        return postgres.binaries() / "psql"
+    installed = shutil.which("psql")
+    if installed is None:
+        raise click.ClickException(
+            f"{setting.variable} asks for sslmode={sslmode}, and the psql that comes along has no TLS: "
+            "install PostgreSQL's psql."
+        )
+    return Path(installed)
 
 
 def _libpq_environment(url: str) -> dict[str, str]:
@@ -285,6 +325,7 @@ def _resolved(current: settings.Settings) -> dict[str, str]:
         "USER_PIPELINE_DATA_DIR": str(current.data_dir),
         "USER_PIPELINE_MAX_REJECT_SHARE": str(current.max_reject_share),
         "USER_PIPELINE_RECOMMENDATION_DAYS": str(current.recommendation_days),
+        **({"USER_PIPELINE_UI_URL": current.ui_url} if current.ui_url else {}),
     }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from user_pipeline.errors import PermanentError
+from user_pipeline.masking import mask
 from user_pipeline.settings import Location, Settings
 
 if TYPE_CHECKING:
@@ -20,6 +21,11 @@ _CONNECT_TIMEOUT = timedelta(seconds=5)
 _PROBE_TIMEOUT = timedelta(seconds=10)
 _PROBE_RETRY = {"max_retries": 1, "retry_timeout": timedelta(seconds=5)}
 _RETRY = {"max_retries": 8, "retry_timeout": timedelta(minutes=2)}
+# botocore renews temporary credentials ten minutes before they expire at the latest: they hold for longer.
+_CREDENTIALS_TTL = timedelta(minutes=9)
+_ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse", "sse-c")
+# Some come with another status than 403.
+_REFUSALS = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken")
 
 
 class ObjectStoreError(PermanentError):
@@ -100,13 +106,17 @@ def open_store(location: Location) -> "Store":
 
 def _open_bucket(location: Location) -> "S3Store":
     import boto3
+    import botocore.session
     from botocore.exceptions import BotoCoreError
     from obstore.auth.boto3 import Boto3CredentialProvider
     from obstore.store import S3Store
 
+    _check_encryption(location)
     try:
-        session = boto3.session.Session()
-        credentials = Boto3CredentialProvider(session)
+        core = botocore.session.get_session()
+        session = boto3.session.Session(botocore_session=core)
+        credentials = Boto3CredentialProvider(session, ttl=_CREDENTIALS_TTL)
+        profile = core.get_scoped_config()
     except ValueError as error:
         raise ObjectStoreError(
             location,
@@ -115,9 +125,12 @@ def _open_bucket(location: Location) -> "S3Store":
     except BotoCoreError as error:
         raise ObjectStoreError(location, f"the AWS configuration cannot be used: {error}") from error
     bucket, _, prefix = location.url.removeprefix("s3://").partition("/")
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    endpoint = (
+        os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or profile.get("endpoint_url")
+    )
     if endpoint and not re.fullmatch(r"https?://[\w.:\-\[\]]+(/\S*)?", endpoint, re.ASCII):
-        raise ObjectStoreError(location, f"AWS_ENDPOINT_URL={endpoint} should be http://host[:port] or https://…")
+        shown = "***" if "@" in endpoint else endpoint
+        raise ObjectStoreError(location, f"AWS_ENDPOINT_URL={shown} should be http://host[:port] or https://…")
     region = os.environ.get("AWS_REGION") or session.region_name or "us-east-1"
     config = {"region": region} | ({"endpoint": endpoint} if endpoint else {})
 
@@ -139,6 +152,20 @@ def _open_bucket(location: Location) -> "S3Store":
     return store(_RETRY)
 
 
+def _check_encryption(location: Location) -> None:
+    """What obstore reads from the environment by itself, and passes over where it does not go together."""
+    algorithm = os.environ.get("AWS_SERVER_SIDE_ENCRYPTION", "")
+    if algorithm and algorithm not in _ENCRYPTIONS:
+        raise ObjectStoreError(
+            location, f"AWS_SERVER_SIDE_ENCRYPTION={algorithm} should be one of {', '.join(_ENCRYPTIONS)}"
+        )
+    if os.environ.get("AWS_SSE_KMS_KEY_ID") and not algorithm.startswith("aws:kms"):
+        raise ObjectStoreError(
+            location,
+            "AWS_SSE_KMS_KEY_ID is set, and nothing would be encrypted with it: set AWS_SERVER_SIDE_ENCRYPTION=aws:kms",
+        )
+
+
 def _probe(store: "S3Store", location: Location, bucket: str, endpoint: str | None) -> None:
     """List one key, and say in the terms of the settings what keeps that from working.
 
@@ -154,15 +181,15 @@ def _probe(store: "S3Store", location: Location, bucket: str, endpoint: str | No
     except FileNotFoundError as error:
         raise ObjectStoreError(location, f"the bucket {bucket!r} does not exist at {where}") from error
     except BaseError as error:
-        reason = str(error)
+        reason = mask(str(error))
         if "NoSuchBucket" in reason:
             problem = f"the bucket {bucket!r} does not exist at {where}"
         elif isinstance(error, PermissionDeniedError | UnauthenticatedError) or any(
-            f"<Code>{code}</Code>" in reason for code in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
+            text in reason for text in ("403 Forbidden", *(f"<Code>{code}</Code>" for code in _REFUSALS))
         ):
             problem = (
                 f"{where} refuses the AWS credentials for the bucket {bucket!r}; check AWS_ACCESS_KEY_ID, "
-                "AWS_SECRET_ACCESS_KEY, AWS_PROFILE and the bucket's policy"
+                "AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_PROFILE and the bucket's policy"
             )
         elif re.search(r"status code: (5\d\d|429)|response body", reason):
             message = f"{location.variable}={location.url}: {where} is in trouble: {reason.splitlines()[0][:300]}"

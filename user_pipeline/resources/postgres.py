@@ -30,12 +30,18 @@ class DatabaseUnavailableError(Exception):
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html: what no second try mends.
 _PERMANENT_CLASSES = ("0A", "22", "23", "42")
-_REFUSED = ("28000", "28P01", "3D000", "42501")
+_NOT_ALLOWED = "42501"
+_REFUSED = ("28000", "28P01", "3D000", _NOT_ALLOWED)
 _REFUSED_TEXTS = (
     "password authentication failed",
     "does not exist",
     "permission denied",
     "no pg_hba.conf entry",
+    # What sslmode and sslrootcert ask for, and the server cannot show.
+    "certificate verify failed",
+    "does not match host name",
+    "root certificate file",
+    "does not support SSL",
 )
 
 
@@ -147,8 +153,10 @@ class Postgres:
             connection: Connection = adbc.connect(self.url, autocommit=True)
         except adbc.Error as error:
             # libpq's message never holds the password.
-            message = f"{self.database.variable}: cannot connect to Postgres: {_first_line(error)}"
-            refused = error.sqlstate in _REFUSED or any(text in str(error) for text in _REFUSED_TEXTS)
+            final = [line for line in str(error).splitlines() if any(text in line for text in _REFUSED_TEXTS)]
+            reason = final[0].strip() if final else _first_line(error)
+            message = f"{self.database.variable}: cannot connect to Postgres: {reason}"
+            refused = bool(final) or error.sqlstate in _REFUSED
             raise (DatabaseError if refused else DatabaseUnavailableError)(message) from None
         with connection.cursor() as cursor:
             # A moment compared with a column without a zone means its UTC clock, whatever the server's zone.
@@ -160,6 +168,8 @@ class Postgres:
         text = str(error)
         code = getattr(error, "sqlstate", None) or next(iter(re.findall(r"SQLSTATE: (\w{5})", text)), "")
         message = f"{self.database.variable}: {_said(text)}"
+        if code == _NOT_ALLOWED:
+            message += "; tables are made by their owner with `user-pipeline init-databases`, who also grants"
         return (StatementError if code[:2] in _PERMANENT_CLASSES else DatabaseUnavailableError)(message)
 
 

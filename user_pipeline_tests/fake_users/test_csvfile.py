@@ -35,6 +35,13 @@ def test_other_readers_of_csv_see_the_same(users: pa.Table) -> None:
     assert list(csv.reader(io.StringIO(content, newline=""))) == [users.column_names, *rows]
 
 
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_what_looks_like_a_formula_is_written_as_it_is(start: str) -> None:
+    text = f"{start}1+1"
+    line = written(raw([(text, text, "a@b.c", "x", 1)])).removeprefix(written(raw([]))).decode()
+    assert line == '1,"\r1+1","\r1+1",a@b.c,x,1.00\n' if start == "\r" else f"1,{text},{text},a@b.c,x,1.00\n"
+
+
 def test_pandas_reads_a_last_name_na_as_a_name() -> None:
     content = written(raw([("Ann", "NA", "null", "", 1), ("Bob", "", "a@b.c", "x", 2)]))
     assert content.splitlines()[0] == b"id,first_name,last_name,email,city,salary"

@@ -89,6 +89,15 @@ def test_any_text_comes_back_as_it_was(settings: Settings, rows: list[tuple[str,
     ]
 
 
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_what_looks_like_a_formula_is_exported_as_it_is(start: str, settings: Settings) -> None:
+    text = f"{start}cmd|'/c calc'!A1"
+    export(settings, lambda: pa.table({"text": [text]}))
+    assert read(file(settings)) == [["text"], [text]]
+    # No apostrophe, blank or tab put before it.
+    assert file(settings).read_bytes().removeprefix(b"text\n").strip(b'"\n') == text.encode()
+
+
 def test_an_empty_table_is_a_header(settings: Settings) -> None:
     metadata = export(settings, lambda: pa.table({"a": pa.array([], pa.int64()), "b": pa.array([], pa.string())}))
     assert file(settings).read_text() == "a,b\n"

@@ -74,6 +74,20 @@ def test_env_prints_configured_urls_as_they_are_and_starts_nothing(run: Run, pla
     assert not (place / "data").exists()
 
 
+def test_env_shows_that_alerts_are_set_and_not_where_to(run: Run) -> None:
+    given = dict.fromkeys(
+        ("USER_PIPELINE_STAGING_URL", "USER_PIPELINE_ANALYTICS_URL", "DAGSTER_POSTGRES_URL"), "postgresql://db/x"
+    )
+    alerts = {
+        "USER_PIPELINE_ALERT_WEBHOOK_URL": "https://hooks.example.com/services/hush",
+        "USER_PIPELINE_UI_URL": "https://dagster.example.com",
+    }
+    result = run("env", env={**given, **alerts})
+    assert "\n# USER_PIPELINE_ALERT_WEBHOOK_URL is set, to https://hooks.example.com/***\n" in result.stdout
+    assert "\nexport USER_PIPELINE_UI_URL='https://dagster.example.com'\n" in result.stdout
+    assert "hush" not in result.stdout + result.stderr
+
+
 def test_every_setting_that_is_printed_reads_back_as_itself(run: Run, place: Path) -> None:
     first = run("env", env={"USER_PIPELINE_DATA_DIR": "elsewhere"}).stdout
     assert EmbeddedPostgres(place / "elsewhere").cluster.is_dir()

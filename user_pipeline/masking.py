@@ -1,0 +1,60 @@
+"""Keep people's e-mail addresses and the platform's secrets out of what is shown, logged or sent."""
+
+import os
+import re
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from user_pipeline import settings
+from user_pipeline.settings import Settings, SettingsError
+
+# Whatever the quoting around it; percent-encoded too, as addresses stand in urls.
+_EMAIL = re.compile(r"[^\s\"<>(),;:]+(?:@|%40)[^\s\"<>(),;:]+", re.IGNORECASE)
+# What S3 repeats of a request it refuses, the session token among it, in clear and in hexadecimal.
+_REPEATED = re.compile(
+    r"<(StringToSign(?:Bytes)?|CanonicalRequest(?:Bytes)?|SignatureProvided|AWSAccessKeyId|Token-\d+)>"
+    r".*?(?:</\1>|\Z)",
+    re.DOTALL,
+)
+_SECRET_VARIABLES = (
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_SSE_CUSTOMER_KEY_BASE64",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+    "PGPASSWORD",
+)
+_SHORTEST_SECRET = 4
+
+
+def mask_emails(text: str) -> str:
+    """``text`` with ``***`` for everything that looks like an e-mail address."""
+    return _EMAIL.sub("***", text)
+
+
+def mask(text: str, current: Settings | None = None) -> str:
+    """``text`` with ``***`` for e-mail addresses and for every secret among the settings and AWS variables.
+
+    Nothing should hold a secret to begin with; this is for what others say (S3, drivers, the engine) and for what
+    leaves the platform.
+    """
+    text = _REPEATED.sub(r"<\1>***</\1>", text)
+    for secret in sorted(_secrets(current), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return mask_emails(text)
+
+
+def _secrets(current: Settings | None) -> set[str]:
+    found = {os.environ.get(name, "") for name in _SECRET_VARIABLES}
+    try:
+        current = current or settings.current()
+    except SettingsError:  # which is what is being told, and holds no secret
+        return {secret for secret in found if len(secret) >= _SHORTEST_SECRET}
+    for database in (current.staging, current.analytics, current.dagster):
+        parts = urlsplit(database.url or "")
+        found |= {parts.password or "", unquote(parts.password or "")}
+        query = parse_qs(parts.query)
+        found |= {value for name in ("password", "sslpassword") for value in query.get(name, [])}
+    if current.alert_webhook:
+        parts = urlsplit(current.alert_webhook.url)
+        found |= {current.alert_webhook.url, parts.path, parts.query, parts.password or ""}
+    # A shorter one would make a riddle of every sentence and is no secret.
+    return {secret for secret in found if len(secret) >= _SHORTEST_SECRET}
