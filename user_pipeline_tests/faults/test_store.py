@@ -84,7 +84,9 @@ def run(platform: Platform) -> dg.ExecuteInProcessResult:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_trouble_for_a_while_is_survived_within_the_run(on_s3: Platform, s3: Endpoint, proxy: Proxy, kind: str) -> None:
+def test_trouble_for_a_while_is_survived_within_the_run(
+    on_s3: Platform, s3: Endpoint, proxy: Proxy, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each request of :data:`REQUESTS` meets it once, all of them in one run."""
     old, new = State.number(0), State.number(1)
     deliver(s3, old)
@@ -101,7 +103,12 @@ def test_trouble_for_a_while_is_survived_within_the_run(on_s3: Platform, s3: End
 
 @pytest.mark.parametrize("kind", ["503", "reset"])
 def test_trouble_that_lasts_fails_the_run_and_the_next_one_mends_it(
-    on_s3: Platform, s3: Endpoint, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, kind: str
+    on_s3: Platform,
+    s3: Endpoint,
+    proxy: Proxy,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Half of the requests each."""
     monkeypatch.setattr(object_store, "_RETRY", {**object_store._RETRY, "max_retries": 1})
