@@ -108,7 +108,6 @@ def test_trouble_that_lasts_fails_the_run_and_the_next_one_mends_it(
     proxy: Proxy,
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Half of the requests each."""
     monkeypatch.setattr(object_store, "_RETRY", {**object_store._RETRY, "max_retries": 1})
