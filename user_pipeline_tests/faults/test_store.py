@@ -103,7 +103,11 @@ def test_trouble_for_a_while_is_survived_within_the_run(
 
 @pytest.mark.parametrize("kind", ["503", "reset"])
 def test_trouble_that_lasts_fails_the_run_and_the_next_one_mends_it(
-    on_s3: Platform, s3: Endpoint, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, kind: str
+    on_s3: Platform,
+    s3: Endpoint,
+    proxy: Proxy,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
 ) -> None:
     """Half of the requests each."""
     monkeypatch.setattr(object_store, "_RETRY", {**object_store._RETRY, "max_retries": 1})

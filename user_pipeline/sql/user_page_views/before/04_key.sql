@@ -1,8 +1,9 @@
--- The key of a table that has rows; that of an empty one follows its first rows.
+-- The key of a table that has rows; that of an empty one follows its first rows. Asked for first: only the table's
+-- owner may make an index, even one that is there.
 do $$
 begin
-  if exists (select from public.user_page_views) then
-    create unique index if not exists user_page_views_key
+  if to_regclass('public.user_page_views_key') is null and exists (select from public.user_page_views) then
+    create unique index user_page_views_key
       on public.user_page_views (user_id, public.url_key(url) collate "C");
   end if;
 end
