@@ -11,6 +11,7 @@ from user_pipeline.transforms.cleaned import clean_page_views, clean_user_update
     group_name="cleaned",
     kinds={"postgres", "table"},
     io_manager_key="staging_io_manager",
+    pool="staging_database",
     metadata={
         "partition_expr": "updated_at",
         **column_schema(
@@ -34,6 +35,7 @@ def user_updates(context: dg.AssetExecutionContext, raw_user_updates: Frame) -> 
     group_name="cleaned",
     kinds={"postgres", "table"},
     io_manager_key="staging_io_manager",
+    pool="staging_database",
     metadata={
         "partition_expr": "ts",
         **column_schema(

@@ -9,6 +9,7 @@ from user_pipeline.transforms.marts import daily_page_views, latest_updates
     group_name="marts",
     kinds={"postgres", "table"},
     io_manager_key="analytics_io_manager",
+    pool="analytics_database",
     metadata={
         "maintained": True,
         **column_schema(
@@ -29,6 +30,7 @@ def users(user_updates: Frame) -> Frame:
     group_name="marts",
     kinds={"postgres", "table"},
     io_manager_key="analytics_io_manager",
+    pool="analytics_database",
     deps=[users],
     metadata={
         "maintained": True,
