@@ -29,7 +29,7 @@ class WatchedRunLauncher(DefaultRunLauncher):
         A server that does not answer says nothing about the run: it counts as alive until the server, or its
         successor, can be asked. A process that dies while its server lives is reported by the server itself.
         """
-        client = self._get_grpc_client_for_termination(run.run_id)
+        client = self._get_grpc_client_for_termination(run.run_id)  # type: ignore[no-untyped-call]
         if client is None:
             return CheckRunHealthResult(WorkerStatus.NOT_FOUND, "the run names no code server")
         try:
