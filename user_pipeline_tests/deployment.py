@@ -167,7 +167,7 @@ class Deployment:
 
     def graphql(self, query: str, **variables: Any) -> Any:
         """Ask the web server."""
-        request = urllib.request.Request(  # noqa: S310 - it is http
+        request = urllib.request.Request(
             f"http://127.0.0.1:{self.ports['3000']}/graphql",
             data=json.dumps({"query": query, "variables": variables}).encode(),
             headers={"Content-Type": "application/json"},
@@ -263,7 +263,12 @@ def small_logs(first: date, days: int) -> dict[str, bytes]:
     for number in range(days):
         day = first + timedelta(days=number)
         rows = [
-            view(f"{day}T{hour:02}:00:00", f"/p/{(number + hour) % 5}", hour % 4, "staging" if hour == 3 else "production")
+            view(
+                f"{day}T{hour:02}:00:00",
+                f"/p/{(number + hour) % 5}",
+                hour % 4,
+                "staging" if hour == 3 else "production",
+            )
             for hour in range(8)
         ]
         lines = "".join(json.dumps(row) + "\n" for row in [*rows, rows[0]])
@@ -290,9 +295,7 @@ def expected_tables(objects: Mapping[str, bytes], days: Sequence[date]) -> dict[
 def tables(deployment: Deployment) -> dict[str, list[tuple[Any, ...]]]:
     """The same tables as they are."""
     return {
-        "users": sorted(
-            deployment.query("analytics", "select user_id, email, name, updated_at from users"), key=repr
-        ),
+        "users": sorted(deployment.query("analytics", "select user_id, email, name, updated_at from users"), key=repr),
         "user_page_views": sorted(
             deployment.query("analytics", "select user_id, email, url, count, last_viewed from user_page_views"),
             key=repr,
