@@ -43,9 +43,9 @@ lock: $(INSTALLED) ## Choose new versions within pyproject.toml's bounds
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
 		pyproject.toml --output-file requirements.lock
 
-BENCH ?= fake_users.py
-bench: $(INSTALLED) ## A benchmark: BENCH="recommender_speed.py --help"; fake_users.py unless another is named
-	$(BIN)/python benchmarks/$(BENCH)
+BENCH ?= pipeline.py
+bench: $(INSTALLED) ## A benchmark: pipeline.py, or BENCH=recommender_speed.py (ARGS= are its arguments: ARGS=--help)
+	$(BIN)/python benchmarks/$(BENCH) $(ARGS)
 
 clean: ## Stop what is embedded, then remove data, caches and .venv
 	@if [ -x $(BIN)/user-pipeline ]; then $(BIN)/user-pipeline down; fi

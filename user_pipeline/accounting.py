@@ -46,20 +46,19 @@ def account_days(
     """
     files = fetch_partitions(storage, engine, f"raw_{feed.name}", [day.isoformat() for day in days])
     columns = ", ".join(feed.columns)
+    raw = {}
     with engine.connect() as connection:
-        raw = {
-            day: (rows, duplicates, other)
-            for day, rows, duplicates, other in connection.execute(
+        for day, file in zip(days, files, strict=True):
+            [raw[day]] = connection.execute(
                 f"""
-                select {feed.event_time}::date, sum(n), sum(n - 1) filter (production), sum(n) filter (not production)
+                select sum(n), sum(n - 1) filter (production), sum(n) filter (not production)
                 from (
                   select {columns}, count(*) as n, environment = '{PRODUCTION}' as production
-                  from read_parquet($files) group by all
-                ) group by 1
+                  from read_parquet($file) group by all
+                )
                 """,
-                {"files": [str(file) for file in files]},
+                {"file": str(file)},
             ).fetchall()
-        }
     with staging.transaction() as transaction:
         cleaned = dict(
             transaction.fetch(
@@ -69,7 +68,7 @@ def account_days(
         )
     accounts = []
     for day in days:
-        rows, duplicates, other = (int(count or 0) for count in raw.get(day, (0, 0, 0)))
+        rows, duplicates, other = (int(count or 0) for count in raw[day])
         accounts.append(DayAccount(day, rows, int(cleaned.get(day, 0)), duplicates, other))
     return accounts
 

@@ -15,11 +15,13 @@ from user_pipeline.accounting import account_days, between
 from user_pipeline.errors import never_retried
 from user_pipeline.ingest.catalog import Catalog
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
-from user_pipeline.io_managers.lake import fetch_partitions
+from user_pipeline.io_managers.lake import MissingPartitionError, fetch_partitions
 from user_pipeline.partitions import DAILY
+from user_pipeline.recommendation_rules import RULES, broken_rules
+from user_pipeline.recommendations import Window
 from user_pipeline.resources.engine import Engine
 from user_pipeline.resources.object_store import ObjectStorage
-from user_pipeline.resources.postgres import Databases, Postgres, quote
+from user_pipeline.resources.postgres import Databases, Postgres, Transaction, literal, quote
 from user_pipeline.transforms.cleaned import PRODUCTION
 
 if TYPE_CHECKING:
@@ -107,18 +109,17 @@ def _raw_checks(feed: Feed) -> dg.AssetChecksDefinition:
 
 def every_line_accounted(catalog: Catalog) -> dg.AssetCheckResult:
     """Every object: the lines that were cut are the rows, rejects, blank and header lines that were stored."""
-    entries = catalog.entries()
-    lost = [entry for entry in entries if entry.unaccounted]
+    account = catalog.account()
     return _result(
         "every_line_accounted",
         f"raw_{catalog.feed.name}",
-        [f"{entry.key}: {entry.unaccounted} of {entry.lines} lines" for entry in lost],
-        objects=len(entries),
-        lines=sum(entry.lines for entry in entries),
-        rows=sum(entry.rows for entry in entries),
-        rejected=sum(entry.rejects for entry in entries),
-        blank=sum(entry.blank for entry in entries),
-        header=sum(entry.header for entry in entries),
+        [f"{entry.key}: {entry.unaccounted} of {entry.lines} lines" for entry in catalog.unaccounted()],
+        objects=account["objects"],
+        lines=account["lines"],
+        rows=account["rows"],
+        rejected=account["rejected"],
+        blank=account["blank"],
+        header=account["header"],
     )
 
 
@@ -144,10 +145,7 @@ def partition_complete(
 
 def reject_share(catalog: Catalog, days: Sequence[date], limit: float) -> dg.AssetCheckResult:
     """No object that brought rows for these days, or no row at all, lost more than a share of its lines."""
-    wanted = set(days)
-    entries = [
-        entry for entry in catalog.entries() if entry.rejects and (not entry.days or wanted.intersection(entry.days))
-    ]
+    entries = catalog.with_rejects(days)
     over = [entry for entry in entries if entry.rejects > limit * entry.lines]
     return _result(
         "reject_share",
@@ -161,7 +159,7 @@ def reject_share(catalog: Catalog, days: Sequence[date], limit: float) -> dg.Ass
 
 def no_broken_objects(catalog: Catalog) -> dg.AssetCheckResult:
     """No object waits for a whole copy of itself, or for the store to give it."""
-    entries = catalog.entries()
+    entries = catalog.unread()
     return _result(
         "no_broken_objects",
         f"raw_{catalog.feed.name}",
@@ -244,11 +242,11 @@ def only_production(feed: Feed, staging: Postgres, days: Sequence[date]) -> dg.A
 def no_duplicates(feed: Feed, staging: Postgres, days: Sequence[date]) -> dg.AssetCheckResult:
     """No two rows of the days are equal in all of the feed's columns."""
     columns = ", ".join(feed.columns)
+    # The event time comes first: its index has the rows nearly sorted, and grouping them by hash costs far more.
     rows = _rows(
         staging,
-        f"select {feed.event_time}::date, sum(n - 1)::bigint from "
-        f"(select {columns}, count(*) as n from {_slice(feed, days)} group by {columns} having count(*) > 1) d "
-        "group by 1 order by 1",
+        f"select {feed.event_time}::date, count(*) from (select {feed.event_time}, row_number() over "
+        f"(partition by {columns}) as n from {_slice(feed, days)}) d where n > 1 group by 1 order by 1",
     )
     return _result("no_duplicates", feed.name, [f"{day}: {count} rows too many" for day, count in rows])
 
@@ -274,19 +272,40 @@ def _mart_checks(asset: str, key: tuple[str, ...]) -> dg.AssetChecksDefinition:
 
 
 def unique_key(asset: str, key: tuple[str, ...], analytics: Postgres, days: Sequence[date]) -> dg.AssetCheckResult:
-    """The key identifies each row of the users that these days say something about."""
+    """The key identifies each row of the users that these days say something about.
+
+    Where the table's unique index is there, Postgres has seen to it; rows are counted only where it is not.
+    """
     columns = ", ".join(quote(column) for column in key)
-    rows = _rows(
-        analytics,
-        f"select {columns}, count(*) from public.{quote(asset)} where user_id in "
-        f"(select user_id from public.{quote(asset + '_daily')} where {between('day', days)}) "
-        f"group by {columns} having count(*) > 1 order by {columns} limit {_NAMED}",
-    )
+    with analytics.transaction() as transaction:
+        guarded = transaction.fetch(_UNIQUE_INDEX.format(table=literal(f"public.{quote(asset)}"), index=_KEYS[asset]))
+        rows = (
+            []
+            if guarded
+            else transaction.fetch(
+                f"select {columns}, count(*) from public.{quote(asset)} where user_id in "
+                f"(select user_id from public.{quote(asset + '_daily')} where {between('day', days)}) "
+                f"group by {columns} having count(*) > 1 order by {columns} limit {_NAMED}",
+            )
+        )
     return _result("unique_key", asset, [f"{row[:-1]}: {row[-1]} rows" for row in rows])
 
 
+_KEYS = {"users": "USING btree (user_id)", "user_page_views": 'USING btree (user_id, url_key(url) COLLATE "C")'}
+"""The end of the definition of the index that makes a table's key unique."""
+
+_UNIQUE_INDEX = """
+select 1 from pg_index where indrelid = to_regclass({table}) and indisunique and indisvalid and indislive
+  and replace(pg_get_indexdef(indexrelid), 'public.', '') like '%{index}'
+"""
+
+
 def latest_email(asset: str, databases: Databases, days: Sequence[date]) -> dg.AssetCheckResult:
-    """No user of these days has an e-mail other than that of an update at least as late as those of the days."""
+    """No user of these days has an e-mail other than that of an update at least as late as those of the days.
+
+    In user_page_views that is looked up for the pairs of the days, and for all pairs of those users for whom the
+    days brought another e-mail than the days before them.
+    """
     updates = _slice(USER_UPDATES, days)
     latest = (
         "select distinct on (user_id) user_id, email, updated_at from "
@@ -294,6 +313,7 @@ def latest_email(asset: str, databases: Databases, days: Sequence[date]) -> dg.A
     )
     with databases.staging.query(latest) as reader, databases.analytics.transaction() as transaction:
         transaction.load("latest", reader)
+        transaction.execute("analyze latest")
         rows = transaction.fetch(
             """
             select l.user_id from latest l left join public.users u using (user_id)
@@ -302,14 +322,152 @@ def latest_email(asset: str, databases: Databases, days: Sequence[date]) -> dg.A
             """
             if asset == "users"
             else f"""
-            select distinct v.user_id from public.user_page_views v left join public.users u using (user_id)
-            where v.email is distinct from u.email and v.user_id in (
-              select user_id from latest
-              union select user_id from public.user_page_views_daily where {between("day", days)}
-            )
+            {_stale_pairs(transaction, days)}
+            union
+            select v.user_id from latest l
+            left join lateral (
+              select email from public.users_daily b
+              where b.user_id = l.user_id and b.day < '{min(days)}' order by day desc limit 1
+            ) before on true
+            join public.user_page_views v on v.user_id = l.user_id
+            join public.users u on u.user_id = l.user_id
+            where before.email is distinct from l.email and v.email is distinct from u.email
             """
         )
     return _result("latest_email", asset, [f"user {user}" for (user,) in sorted(rows)])
+
+
+def _stale_pairs(transaction: Transaction, days: Sequence[date]) -> str:
+    """The query for users with another e-mail in one of the pairs of these days than in users.
+
+    Looking up each pair takes as long as the days are large, reading the table as long as it is: whichever is less.
+    """
+    of_days = f"select user_id from public.user_page_views_daily where {between('day', days)}"
+    [(pairs, rows)] = transaction.fetch(
+        f"select (select count(*) from ({of_days}) d), "
+        "(select reltuples::bigint from pg_class where oid = 'public.user_page_views'::regclass)"
+    )
+    # A row in the order of the table costs about an eighth of one by the index.
+    if 8 * pairs > rows:
+        return f"""
+            select v.user_id from public.user_page_views v left join public.users u on u.user_id = v.user_id
+            where v.email is distinct from u.email and v.user_id in ({of_days})
+        """
+    return f"""
+        select v.user_id from public.user_page_views_daily d
+        join public.user_page_views v on v.user_id = d.user_id and {_URL_KEY.format("v")} = {_URL_KEY.format("d")}
+        left join public.users u on u.user_id = v.user_id
+        where {between("day", days)} and v.email is distinct from u.email
+    """
+
+
+_URL_KEY = 'public.url_key({}.url) collate "C"'
+
+
+def _recommendation_checks() -> list[dg.AssetChecksDefinition]:
+    asset, quality = "page_recommendations", "recommendation_quality"
+
+    @dg.multi_asset_check(
+        name=f"{asset}_checks",
+        specs=[
+            _spec(asset, "ranks", "The ranks of each user are 1, 2, 3 without a gap, each once."),
+            _spec(asset, "unseen", "No user has viewed a recommended page on any day so far."),
+            _spec(asset, "unique_pages", "No page is recommended to a user twice."),
+            _spec(
+                asset,
+                "eligible_users",
+                "Who viewed a page in the window has min(3, unseen pages) rows, no one else any.",
+            ),
+            _spec(asset, "latest_email", "The e-mails of the table are those of users."),
+        ],
+    )
+    def checks(
+        context: dg.AssetCheckExecutionContext,
+        storage: dg.ResourceParam[ObjectStorage],
+        engine: dg.ResourceParam[Engine],
+        databases: dg.ResourceParam[Databases],
+    ) -> Iterator[dg.AssetCheckResult]:
+        with never_retried():
+            yield from _evaluate(
+                context,
+                lambda days: check_recommendations(
+                    storage,
+                    engine,
+                    databases.analytics,
+                    [day for day in days if _is_computed(context.instance, day)],
+                    settings.current().recommendation_days,
+                ),
+            )
+
+    @dg.multi_asset_check(
+        name=f"{quality}_checks",
+        specs=[
+            _spec(
+                quality,
+                "beats_popularity",
+                "The recommendations hit at least as often as the most popular pages would have.",
+                blocking=False,
+            )
+        ],
+    )
+    def quality_checks(
+        context: dg.AssetCheckExecutionContext, databases: dg.ResourceParam[Databases]
+    ) -> Iterator[dg.AssetCheckResult]:
+        with never_retried():
+            yield from _evaluate(context, lambda days: [beats_popularity(databases.analytics, days)])
+
+    return [checks, quality_checks]
+
+
+def check_recommendations(
+    storage: ObjectStorage, engine: Engine, analytics: Postgres, days: Sequence[date], window_days: int
+) -> list[dg.AssetCheckResult]:
+    """The rules of recommendations, for each of the days that has some: the table's, or else those of the snapshot."""
+    problems: dict[str, list[str]] = {name: [] for name in RULES}
+    checked = 0
+    for day in days:
+        try:
+            [file] = fetch_partitions(storage, engine, "page_recommendations", [day.isoformat()])
+        except MissingPartitionError:
+            continue
+        checked += 1
+        with analytics.transaction() as transaction:
+            transaction.execute("set transaction isolation level repeatable read")
+            for name, found in broken_rules(transaction, file, Window(day, window_days)).items():
+                problems[name] += [f"{day}: {offender}" for offender in found]
+    return [_result(name, "page_recommendations", found, days=checked) for name, found in problems.items()]
+
+
+def _is_computed(instance: dg.DagsterInstance, day: date) -> bool:
+    """Whether the latest run of a day computed its recommendations.
+
+    A range computes those of its last day. What earlier runs left of the others need not fit the views of today.
+    """
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(dg.AssetKey("page_recommendations"), asset_partitions=[day.isoformat()]), limit=1
+    ).records
+    materialization = records[0].asset_materialization if records else None
+    return materialization is None or materialization.metadata["computed"].value is True
+
+
+def beats_popularity(analytics: Postgres, days: Sequence[date]) -> dg.AssetCheckResult:
+    """On no day did the most popular unseen pages hit more often than what was recommended."""
+    rows = _rows(
+        analytics,
+        "select day, hit_rate, popularity_hit_rate, users from public.recommendation_quality "
+        f"where {between('day', days)} order by day",
+    )
+    return _result(
+        "beats_popularity",
+        "recommendation_quality",
+        [
+            f"{day}: hit rate {rate:.4f}, of the most popular pages {baseline:.4f}, {users} users"
+            for day, rate, baseline, users in rows
+            if users and rate < baseline
+        ],
+        warn=True,
+        measured_days=len(rows),
+    )
 
 
 def _slice(feed: Feed, days: Sequence[date]) -> str:
@@ -351,4 +509,5 @@ CHECKS = [
     _cleaned_checks(PAGE_VIEWS),
     _mart_checks("users", ("user_id",)),
     _mart_checks("user_page_views", ("user_id", "url")),
+    *_recommendation_checks(),
 ]

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 import dagster as dg
 
 from user_pipeline import settings
-from user_pipeline.assets import cleaned, exports, fake_users, marts, raw
+from user_pipeline.assets import cleaned, exports, fake_users, marts, raw, recommendations
 from user_pipeline.automation import JOBS, SCHEDULES, SENSORS
 from user_pipeline.checks import CHECKS
 from user_pipeline.io_managers.exports import CsvIOManager
 from user_pipeline.io_managers.files import FilesIOManager
 from user_pipeline.io_managers.lake import LakeIOManager
 from user_pipeline.io_managers.postgres import PostgresIOManager
+from user_pipeline.io_managers.snapshots import SnapshotIOManager
 from user_pipeline.resources.engine import Engine
 from user_pipeline.resources.object_store import ObjectStorage
 from user_pipeline.resources.postgres import Databases
@@ -64,8 +65,21 @@ def analytics_io_manager(context: dg.InitResourceContext) -> PostgresIOManager:
     return PostgresIOManager(context.resources.databases.analytics, context.resources.engine)
 
 
+@dg.io_manager(
+    required_resource_keys={"databases", "engine", "storage"},
+    description="A snapshot a day in the lake, the newest as a table in the analytics database.",
+)
+def snapshots_io_manager(context: dg.InitResourceContext) -> SnapshotIOManager:
+    """Where recommendations are kept."""
+    resources = context.resources
+    return SnapshotIOManager(resources.databases.analytics, resources.engine, resources.storage)
+
+
 defs = dg.Definitions(
-    assets=[*raw.SOURCES, *dg.load_assets_from_modules([raw, cleaned, marts, exports, fake_users])],
+    assets=[
+        *raw.SOURCES,
+        *dg.load_assets_from_modules([raw, cleaned, marts, recommendations, exports, fake_users]),
+    ],
     asset_checks=CHECKS,
     jobs=JOBS,
     schedules=SCHEDULES,
@@ -79,6 +93,7 @@ defs = dg.Definitions(
         "files_io_manager": FilesIOManager(),
         "staging_io_manager": staging_io_manager,
         "analytics_io_manager": analytics_io_manager,
+        "snapshots_io_manager": snapshots_io_manager,
     },
     # A process for each step would cost more than most steps do.
     executor=dg.in_process_executor,

@@ -85,6 +85,7 @@ class Settings:
     scratch_dir: Path
     data_dir: Path
     max_reject_share: float
+    recommendation_days: int
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
@@ -110,6 +111,7 @@ class Settings:
             scratch_dir=read.directory("SCRATCH_DIR", Path(tempfile.gettempdir())),
             data_dir=data_dir,
             max_reject_share=read.share("MAX_REJECT_SHARE", 0.05),
+            recommendation_days=read.days("RECOMMENDATION_DAYS", 90),
         )
 
     @property
@@ -235,3 +237,10 @@ class _Reader:
         if not 0 <= share <= 1:
             raise SettingsError(variable, value, "a share between 0 and 1, such as 0.05")
         return share
+
+    def days(self, name: str, default: int) -> int:
+        variable, value = self._get(name)
+        days = int(value) if re.fullmatch(r"[0-9]{1,4}", value) else 0
+        if value and not days:
+            raise SettingsError(variable, value, "a number of days from 1 to 9999, such as 90")
+        return days or default

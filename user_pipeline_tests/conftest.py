@@ -43,3 +43,7 @@ def platform(postgres: EmbeddedPostgres, tmp_path: Path, monkeypatch: pytest.Mon
         for name, value in made.environment.items():
             monkeypatch.setenv(name, value)
         yield made
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--every-kill", action="store_true", help="kill runs at every boundary, not at a sample of them")

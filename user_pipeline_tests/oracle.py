@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
+import numpy as np
+
 
 class View(NamedTuple):
     ts: datetime
@@ -101,3 +103,55 @@ def user_page_views(
         ((user_id, emails.get(user_id), url, len(ts), max(ts)) for (user_id, url), ts in seen.items()),
         key=repr,
     )
+
+
+class Served(NamedTuple):
+    """What recommendations must be as of the end of a day."""
+
+    pages: list[str]
+    seen: dict[int, set[str]]
+    popularity: dict[str, int]
+    scores: dict[tuple[int, str], float]
+
+    def ranked(self, user: int) -> list[str]:
+        """The user's unseen pages, best first; at most three of them are recommended."""
+        unseen = [url for url in self.pages if url not in self.seen[user]]
+        return sorted(unseen, key=lambda url: (-self.scores[user, url], *self._popularity(url)))
+
+    def most_popular(self, user: int) -> list[str]:
+        return sorted((url for url in self.pages if url not in self.seen[user]), key=self._popularity)
+
+    def _popularity(self, url: str) -> tuple[int, bytes]:
+        return -self.popularity[url], url.encode()
+
+
+def recommendations(views: Iterable[View], last: date, days: int, regularisation: float) -> Served:
+    """EASE^R by a dense inverse; scores are rounded, and those that are not positive count as 0."""
+    views = [view for view in views if view.ts.date() <= last]
+    window = {(view.user_id, view.url) for view in views if (last - view.ts.date()).days < days}
+    users, pages = sorted({user for user, _ in window}), sorted({url for _, url in window})
+    x = np.array([[(user, url) in window for url in pages] for user in users], np.float64)
+    scores: dict[tuple[int, str], float] = {}
+    if users:
+        inverse = np.linalg.inv(x.T @ x + regularisation * np.eye(len(pages)))
+        weights = -inverse / np.diag(inverse)
+        np.fill_diagonal(weights, 0)
+        found = x @ weights
+        scores = {
+            (user, url): max(0.0, round(float(found[i, j]), 4))
+            for i, user in enumerate(users)
+            for j, url in enumerate(pages)
+        }
+    return Served(
+        pages=pages,
+        seen={user: {view.url for view in views if view.user_id == user} for user in users},
+        popularity={url: sum(page == url for _, page in window) for url in pages},
+        scores=scores,
+    )
+
+
+def new_page_views(views: Iterable[View], day: date) -> set[tuple[int, str]]:
+    """Pairs viewed on a day and on no day before."""
+    views = list(views)
+    on_day = {(view.user_id, view.url) for view in views if view.ts.date() == day}
+    return on_day - {(view.user_id, view.url) for view in views if view.ts.date() < day}

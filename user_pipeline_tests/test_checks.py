@@ -332,3 +332,89 @@ def test_the_catalog_of_one_feed_says_nothing_of_the_other(full: Platform) -> No
     with engine:
         catalog = Catalog.load(full.storage.lake, PAGE_VIEWS)
         assert checks.partition_complete(catalog, full.storage, engine, [date(2017, 4, 1)]).passed
+
+
+@pytest.mark.parametrize(
+    ("fault", "rule", "offender"),
+    [
+        ("update page_recommendations set rank = 3 where user_id = 3 and rank = 2", "ranks", "user 3: ranks 1, 3, 3"),
+        ("delete from page_recommendations where user_id = 2 and rank = 2", "ranks", "user 2: ranks 1, 3"),
+        ("update page_recommendations set recommended_url = '/3' where user_id = 3 and rank = 2", "unseen", "/3 was"),
+        (
+            "update page_recommendations set recommended_url = '/50' where user_id = 3 and rank < 3",
+            "unique_pages",
+            "user 3: /50 2 times",
+        ),
+        ("delete from page_recommendations where user_id = 2", "eligible_users", "user 2: 0 rows, 97 unseen pages"),
+        (
+            "delete from page_recommendations where user_id = 2 and rank = 3",
+            "eligible_users",
+            "user 2: 2 rows, 97 unseen pages",
+        ),
+        (
+            "insert into page_recommendations values (7, null, '/a', 1)",
+            "eligible_users",
+            "user 7: 1 rows, though not active",
+        ),
+        ("update page_recommendations set email = 'old@x.org' where user_id = 3", "latest_email", "user 3: another"),
+        ("update page_recommendations set email = null where user_id = 2", "latest_email", "user 2: another"),
+    ],
+)
+def test_recommendations_that_break_a_rule_are_named(full: Platform, fault: str, rule: str, offender: str) -> None:
+    assert run(full, DAYS[0], DAYS[1]).success
+    assert all(evaluation.passed for evaluation in check_alone("page_recommendations", DAYS[0], DAYS[1]).values())
+    sql(full, "analytics", "alter table page_recommendations drop constraint page_recommendations_pkey", fault)
+    found = check_alone("page_recommendations", DAYS[1])[rule]
+    assert not found.passed
+    assert str(found.description).startswith(f"{DAYS[1]}: ")
+    assert offender in str(found.description)
+    assert (found.severity, found.blocking) == (dg.AssetCheckSeverity.ERROR, True)
+    # The table is that of the second day: the first is looked up in its snapshot, and has none.
+    assert check_alone("page_recommendations", DAYS[0])[rule].passed
+
+
+def test_recommendations_of_an_older_day_are_looked_up_in_its_snapshot(full: Platform) -> None:
+    asset = "page_recommendations"
+    assert run(full, DAYS[0], DAYS[1]).success
+    assert run(full, DAYS[0], select=asset).success
+    rewrite(full, asset, DAYS[0], "select * replace ('/3' as recommended_url) from {} where user_id = 3")
+    found = check_alone(asset, DAYS[0])
+    assert {name for name, evaluation in found.items() if not evaluation.passed} == {
+        "unseen",
+        "unique_pages",
+        "eligible_users",
+    }
+    assert all(evaluation.passed for evaluation in check_alone(asset, DAYS[1]).values())
+
+
+def test_recommendations_that_break_a_rule_are_not_exported(full: Platform) -> None:
+    run(full, DAYS[0])
+    exported = full.lake_files("exports/page_recommendations")
+    full.put_views("PageViews/more.json", [view(f"{DAYS[1]}T05:00:00", f"/more{n}", n % 4) for n in range(40)])
+    sql(
+        full,
+        "analytics",
+        "create function spoil() returns trigger language plpgsql as $$ begin new.recommended_url := '/3'; "
+        "return new; end $$",
+        "create trigger spoil before insert on page_recommendations for each row execute function spoil()",
+    )
+    result = run(full, DAYS[1])
+    assert not result.success
+    failed = {name for name, evaluation in evaluations(result).items() if not evaluation.passed}
+    assert failed == {("page_recommendations", "unseen"), ("page_recommendations", "unique_pages")}
+    assert "user_page_views_csv" in executed(result)
+    assert not {"page_recommendations_csv", "recommendation_quality"} & executed(result)
+    assert full.lake_files("exports/page_recommendations") == exported
+
+
+def test_recommendations_worse_than_the_most_popular_pages_give_a_warning(full: Platform) -> None:
+    assert run(full, DAYS[0]).success
+    full.put_views("PageViews/new.json", [view(f"{DAYS[1]}T05:00:00", "/popular", 3)])
+    asset = "page_recommendations"
+    rewrite(full, asset, DAYS[0], "select * replace ('/popular' as popular_url) from {}")
+    result = run(full, DAYS[1])
+    assert result.success
+    found = evaluations(result)["recommendation_quality", "beats_popularity"]
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert found.description == f"{DAYS[1]}: hit rate 0.0000, of the most popular pages 1.0000, 1 users"
+    assert check_alone("recommendation_quality", DAYS[0])["beats_popularity"].passed

@@ -95,6 +95,25 @@ ASSETS = {
         parents="page_views users",
         blocking_checks="unique_key latest_email",
     ),
+    "page_recommendations": expect(
+        "marts",
+        "postgres table parquet",
+        "snapshots_io_manager",
+        "user_id email recommended_url rank",
+        parents="users user_page_views",
+        blocking_checks="ranks unseen unique_pages eligible_users latest_email",
+    ),
+    "recommendation_quality": expect(
+        "marts",
+        "postgres table",
+        "analytics_io_manager",
+        "day users hit_rate recall_at_3 popularity_hit_rate coverage fallback_share",
+        parents="page_recommendations user_page_views",
+        warning_checks="beats_popularity",
+    ),
+    "page_recommendations_csv": expect(
+        "exports", "s3 csv", "csv_io_manager", "user_id email recommended_url rank", parents="page_recommendations"
+    ),
     "user_page_views_csv": expect(
         "exports", "s3 csv", "csv_io_manager", "user_id email url count last_viewed", parents="user_page_views"
     ),

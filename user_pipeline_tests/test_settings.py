@@ -30,6 +30,7 @@ def test_an_empty_environment_works_on_a_laptop(tmp_path: Path, monkeypatch: pyt
     assert settings.engine == "duckdb"
     assert settings.memory_limit_bytes == 2 * 10**9
     assert settings.max_reject_share == 0.05
+    assert settings.recommendation_days == 90
 
 
 def test_an_empty_value_counts_as_unset() -> None:
@@ -95,6 +96,11 @@ def test_embedded_postgres_is_needed_until_every_database_is_configured() -> Non
         ("USER_PIPELINE_MAX_REJECT_SHARE", "1.5", "between 0 and 1"),
         ("USER_PIPELINE_MAX_REJECT_SHARE", "-0.1", "between 0 and 1"),
         ("USER_PIPELINE_MAX_REJECT_SHARE", "nan", "between 0 and 1"),
+        ("USER_PIPELINE_RECOMMENDATION_DAYS", "0", "from 1 to 9999"),
+        ("USER_PIPELINE_RECOMMENDATION_DAYS", "-3", "from 1 to 9999"),
+        ("USER_PIPELINE_RECOMMENDATION_DAYS", "10000", "from 1 to 9999"),
+        ("USER_PIPELINE_RECOMMENDATION_DAYS", "90d", "from 1 to 9999"),
+        ("USER_PIPELINE_RECOMMENDATION_DAYS", "1.5", "from 1 to 9999"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_variable_and_what_would_be_right(

@@ -1,10 +1,12 @@
 """Cleaned: production only, every event once, in the staging database."""
 
+from collections.abc import Callable
+
 import dagster as dg
 
 from user_pipeline.assets.common import column_schema, daily_asset
 from user_pipeline.transforms import Frame
-from user_pipeline.transforms.cleaned import clean_page_views, clean_user_updates, count_by_day, count_by_environment
+from user_pipeline.transforms.cleaned import clean_page_views, clean_user_updates, count_environments, count_rows
 
 
 @daily_asset(
@@ -24,11 +26,9 @@ from user_pipeline.transforms.cleaned import clean_page_views, clean_user_update
         ),
     },
 )
-def user_updates(context: dg.AssetExecutionContext, raw_user_updates: Frame) -> Frame:
+def user_updates(context: dg.AssetExecutionContext, raw_user_updates: dict[str, Frame]) -> dict[str, Frame]:
     """The day's user updates in production, each once."""
-    cleaned = clean_user_updates(raw_user_updates)
-    _add_counts(context, raw_user_updates, cleaned, "updated_at")
-    return cleaned
+    return _cleaned(context, raw_user_updates, clean_user_updates)
 
 
 @daily_asset(
@@ -47,30 +47,32 @@ def user_updates(context: dg.AssetExecutionContext, raw_user_updates: Frame) -> 
         ),
     },
 )
-def page_views(context: dg.AssetExecutionContext, raw_page_views: Frame) -> Frame:
+def page_views(context: dg.AssetExecutionContext, raw_page_views: dict[str, Frame]) -> dict[str, Frame]:
     """The day's page views in production, each once."""
-    cleaned = clean_page_views(raw_page_views)
-    _add_counts(context, raw_page_views, cleaned, "ts")
-    return cleaned
+    return _cleaned(context, raw_page_views, clean_page_views)
 
 
-def _add_counts(context: dg.AssetExecutionContext, raw: Frame, cleaned: Frame, event_time: str) -> None:
-    """Where the delivered rows of each day went."""
-    delivered = _by_day(count_by_environment(raw, event_time))
-    kept = _by_day(count_by_day(cleaned, event_time))
-    for partition in context.partition_keys:
-        counts = delivered.get(partition, {"raw_rows": 0, "production_rows": 0})
-        rows = kept.get(partition, {"rows": 0})["rows"]
+def _cleaned(
+    context: dg.AssetExecutionContext, raw: dict[str, Frame], clean: Callable[[Frame], Frame]
+) -> dict[str, Frame]:
+    """Each day cleaned by itself, for duplicates are of one day; also where its delivered rows went."""
+    cleaned = {partition: clean(rows) for partition, rows in raw.items()}
+    for partition, rows in raw.items():
+        counts = _numbers(count_environments(rows))
+        kept = _numbers(count_rows(cleaned[partition]))["rows"]
         context.add_asset_metadata(
             {
                 "raw_rows": counts["raw_rows"],
                 "other_environment_rows": counts["raw_rows"] - counts["production_rows"],
-                "duplicate_rows": counts["production_rows"] - rows,
-                "cleaned_rows": rows,
+                "duplicate_rows": counts["production_rows"] - kept,
+                "cleaned_rows": kept,
             },
             partition_key=partition,
         )
+        context.log.info("%s: %d of %d rows are kept", partition, kept, counts["raw_rows"])
+    return cleaned
 
 
-def _by_day(counts: Frame) -> dict[str, dict[str, int]]:
-    return {row.pop("day").date().isoformat(): row for row in counts.collect("pyarrow").to_native().to_pylist()}
+def _numbers(counts: Frame) -> dict[str, int]:
+    [row] = counts.collect("pyarrow").to_native().to_pylist()
+    return {name: count or 0 for name, count in row.items()}

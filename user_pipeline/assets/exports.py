@@ -23,3 +23,23 @@ from user_pipeline.transforms import Frame
 def user_page_views_csv(user_page_views: Frame) -> Frame:
     """user_page_views as it stands after the day, as CSV with a header, ordered by user and page."""
     return user_page_views.sort("user_id", "url")
+
+
+@daily_asset(
+    group_name="exports",
+    kinds={"s3", "csv"},
+    io_manager_key="csv_io_manager",
+    metadata={
+        "table": "page_recommendations",
+        **column_schema(
+            ("user_id", "bigint", "Who the page is recommended to."),
+            ("email", "text", "The user's latest e-mail address; empty if none is known."),
+            ("recommended_url", "text", "A page the user has not viewed."),
+            ("rank", "integer", "1 is best, 3 the last."),
+            unique=("user_id", "rank"),
+        ),
+    },
+)
+def page_recommendations_csv(page_recommendations: Frame) -> Frame:
+    """page_recommendations as it stands after the day, as CSV with a header, ordered by user and rank."""
+    return page_recommendations.sort("user_id", "rank")

@@ -1,8 +1,11 @@
 """Marts: the tables people query, kept exact by replacing each day's contribution."""
 
+import dagster as dg
+
 from user_pipeline.assets.common import column_schema, daily_asset
+from user_pipeline.io_managers.postgres import Contributions
 from user_pipeline.transforms import Frame
-from user_pipeline.transforms.marts import daily_page_views, latest_updates
+from user_pipeline.transforms.marts import add_up_page_views, daily_page_views, latest_updates
 
 
 @daily_asset(
@@ -21,9 +24,9 @@ from user_pipeline.transforms.marts import daily_page_views, latest_updates
         ),
     },
 )
-def users(user_updates: Frame) -> Frame:
+def users(user_updates: dict[str, Frame]) -> dict[str, Frame]:
     """The latest update of each user, over all days."""
-    return latest_updates(user_updates)
+    return {day: latest_updates(updates) for day, updates in user_updates.items()}
 
 
 @daily_asset(
@@ -32,6 +35,7 @@ def users(user_updates: Frame) -> Frame:
     io_manager_key="analytics_io_manager",
     pool="analytics_database",
     deps=[users],
+    ins={"page_views": dg.AssetIn(metadata={"columns": ["ts", "url", "user_id"]})},
     metadata={
         "maintained": True,
         **column_schema(
@@ -48,6 +52,6 @@ def users(user_updates: Frame) -> Frame:
         ),
     },
 )
-def user_page_views(page_views: Frame) -> Frame:
+def user_page_views(page_views: dict[str, Frame]) -> Contributions:
     """Who looked at which page, how often and when last, with the user's latest e-mail, over all days."""
-    return daily_page_views(page_views)
+    return Contributions({day: daily_page_views(views) for day, views in page_views.items()}, add_up_page_views)

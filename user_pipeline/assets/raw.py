@@ -12,14 +12,13 @@ from user_pipeline.data_versions import data_version, raw_key, source_key, unobs
 from user_pipeline.errors import never_retried
 from user_pipeline.ingest.catalog import Catalog
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
-from user_pipeline.ingest.fragments import gather
+from user_pipeline.ingest.fragments import Days
 from user_pipeline.ingest.reader import Ingested, read_new_objects
 from user_pipeline.ingest.rejects import publish_rejects
 from user_pipeline.partitions import DAILY
 from user_pipeline.resources.engine import Engine
 from user_pipeline.resources.object_store import ObjectStorage
 from user_pipeline.resources.postgres import Databases
-from user_pipeline.transforms import Frame
 
 SOURCES = [
     dg.AssetSpec(
@@ -59,7 +58,7 @@ def raw_user_updates(
     storage: dg.ResourceParam[ObjectStorage],
     engine: dg.ResourceParam[Engine],
     databases: dg.ResourceParam[Databases],
-) -> dict[str, Frame]:
+) -> Days:
     """Every well-formed user update of the day as delivered, duplicates and all environments included."""
     return _raw(context, USER_UPDATES, storage, engine, databases)
 
@@ -82,7 +81,7 @@ def raw_page_views(
     storage: dg.ResourceParam[ObjectStorage],
     engine: dg.ResourceParam[Engine],
     databases: dg.ResourceParam[Databases],
-) -> dict[str, Frame]:
+) -> Days:
     """Every well-formed page view of the day as delivered, duplicates and all environments included."""
     return _raw(context, PAGE_VIEWS, storage, engine, databases)
 
@@ -93,7 +92,7 @@ def _raw(
     storage: ObjectStorage,
     engine: Engine,
     databases: Databases,
-) -> dict[str, Frame]:
+) -> Days:
     """Read what is new in the source, then gather the run's days from everything read so far."""
     days = [date.fromisoformat(key) for key in context.partition_keys]
     with never_retried():
@@ -106,8 +105,7 @@ def _raw(
         catalog = Catalog.load(storage.lake, feed)
         version = data_version(catalog, catalog.changes(days=days).values())
         context.set_data_version(raw_key(feed), dg.DataVersion(version))
-        frames = gather(feed, catalog, storage, engine, days)
-    return {day.isoformat(): frames[day] for day in days}
+        return Days(feed, catalog, storage, engine, days)
 
 
 def read_feed(

@@ -166,22 +166,20 @@ class Catalog:
             start_date: the first day accepted now; objects that lost lines to a later one are read again.
             now: what could not be fetched and is to be tried again later than this is left out.
         """
-        import duckdb
-
-        known, listed = self.table, listing  # noqa: F841 - DuckDB finds them by name
-        with duckdb.connect() as connection:
-            return connection.execute(
-                """
-                select l.path, l.e_tag, l.size, l.last_modified
-                from listed l left join known k on k.key = l.path
-                where (k.key is null or k.etag <> l.e_tag
-                    or (k.start_date > $start
-                      and list_contains(list_transform(k.rejected, r -> r.reason), 'out_of_range')))
-                  and not coalesce(k.failure.etag = l.e_tag and k.failure.retry_at > $now, false)
-                order by l.last_modified, l.path
-                """,
-                {"start": start_date, "now": now},
-            ).to_arrow_table()
+        return _query(
+            """
+            select l.path, l.e_tag, l.size, l.last_modified
+            from listed l left join known k on k.key = l.path
+            where (k.key is null or k.etag <> l.e_tag
+                or (k.start_date > $start
+                  and list_contains(list_transform(k.rejected, r -> r.reason), 'out_of_range')))
+              and not coalesce(k.failure.etag = l.e_tag and k.failure.retry_at > $now, false)
+            order by l.last_modified, l.path
+            """,
+            {"start": start_date, "now": now},
+            known=self.table,
+            listed=listing,
+        )
 
     def batches(self, days: Sequence[date]) -> dict[date, dict[str, list[str]]]:
         """Where the rows of some days are: for each day, the batches and in each the objects that count."""
@@ -204,37 +202,47 @@ class Catalog:
             since: the version; 0 for every day that ever had rows.
             days: only these.
         """
-        import duckdb
+        changed = _query(
+            """
+            select d.day as day, max(d.version) as version from (select unnest(days) as d from known)
+            where d.version > $since and ($days is null or list_contains($days, d.day)) group by 1 order by 1
+            """,
+            {"since": since, "days": None if days is None else list(days)},
+            known=self.table,
+        )
+        return dict(zip(changed["day"].to_pylist(), changed["version"].to_pylist(), strict=True))
 
-        known = self.table  # noqa: F841 - DuckDB finds it by name
-        with duckdb.connect() as connection:
-            return dict(
-                connection.execute(
-                    """
-                    select d.day, max(d.version) from (select unnest(days) as d from known)
-                    where d.version > $since and ($days is null or list_contains($days, d.day)) group by 1 order by 1
-                    """,
-                    {"since": since, "days": None if days is None else list(days)},
-                ).fetchall()
-            )
+    def account(self) -> dict[str, int]:
+        """How many ``objects`` there are, and how many ``lines``, ``rows``, ``rejected``, ``blank`` and ``header``."""
+        [sums] = _query(f"select count(*) as objects, {_SUMS} from known", {}, known=self.table).to_pylist()
+        return {name: int(count or 0) for name, count in sums.items()}
+
+    def unaccounted(self) -> list[Entry]:
+        """The objects with lines that are neither a row, rejected, blank nor a header."""
+        return self._entries(f"lines <> {_ROWS} + {_REJECTS} + blank + header", {})
+
+    def with_rejects(self, days: Sequence[date]) -> list[Entry]:
+        """The objects that lost lines, and brought rows for some of these days or none at all."""
+        condition = f"{_REJECTS} > 0 and ({_ROWS} = 0 or list_has_any($days, list_transform({_THERE}, d -> d.day)))"
+        return self._entries(condition, {"days": list(days)})
+
+    def unread(self) -> list[Entry]:
+        """The objects that could not be fetched, or not be read to their end."""
+        return self._entries("error is not null or failure is not null", {})
+
+    def _entries(self, condition: str, parameters: dict[str, Any]) -> list[Entry]:
+        found = _query(f"from known where {condition} order by key", parameters, known=self.table)
+        return [_to_entry(row) for row in found.to_pylist()]
 
     def _rows_by_day(self, days: Sequence[date]) -> list[dict[str, Any]]:
-        import duckdb
-
-        known = self.table  # noqa: F841 - DuckDB finds it by name
-        with duckdb.connect() as connection:
-            rows: list[dict[str, Any]] = (
-                connection.execute(
-                    """
-                    select d.day, k.batch, k.key, d.rows
-                    from (select batch, key, unnest(days) as d from known) k
-                    where list_contains($days, d.day) and d.rows > 0 order by 1, 2, 3
-                    """,
-                    {"days": list(days)},
-                )
-                .to_arrow_table()
-                .to_pylist()
-            )
+        rows: list[dict[str, Any]] = _query(
+            """
+            select d.day as day, batch, key, d.rows as rows from (select batch, key, unnest(days) as d from known)
+            where list_contains($days, d.day) and d.rows > 0 order by 1, 2, 3
+            """,
+            {"days": list(days)},
+            known=self.table,
+        ).to_pylist()
         return rows
 
     def commit(
@@ -352,35 +360,50 @@ def _schema(catalog_id: str = "") -> "pa.Schema":
     )
 
 
-def _merge(current: Catalog, new: "pa.Table") -> "pa.Table":  # noqa: ARG001 - DuckDB finds it by name
+_THERE = "list_filter(days, d -> d.rows > 0)"
+_ROWS = "coalesce(list_sum(list_transform(days, d -> d.rows)), 0)"
+_REJECTS = "coalesce(list_sum(list_transform(rejected, r -> r.lines)), 0)"
+_SUMS = f"""sum(lines) as lines, sum({_ROWS}) as rows, sum({_REJECTS}) as rejected,
+  sum(blank) as blank, sum(header) as header"""
+
+
+def _merge(current: Catalog, new: "pa.Table") -> "pa.Table":
     """The next version's table: new entries in place of old ones, and the days of each that changed with it."""
+    merged = _query(
+        """
+        with was as (select key, unnest(days, recursive := true) from old semi join new using (key)),
+        brought as (select key, unnest(days, recursive := true) from new),
+        days as (
+          select
+            key,
+            list({
+              'day': day, 'rows': coalesce(b.rows, 0), 'digest': b.digest,
+              'version': if((w.rows, w.digest) is not distinct from (coalesce(b.rows, 0), b.digest),
+                w.version, $version)
+            } order by day) as days
+          from was w full join brought b using (key, day) group by key
+        )
+        from (
+          from old anti join new using (key)
+          union all by name
+          select new.* exclude (days), coalesce(days.days, []) as days from new left join days using (key)
+        ) order by key
+        """,
+        {"version": current.version + 1},
+        old=current.table,
+        new=new,
+    )
+    return merged.select(_schema().names).cast(_schema(current.id or uuid.uuid4().hex))
+
+
+def _query(sql: str, parameters: dict[str, Any], **tables: "pa.Table") -> "pa.Table":
+    """The result of an SQL query over Arrow tables."""
     import duckdb
 
-    old = current.table  # noqa: F841 - DuckDB finds it by name
     with duckdb.connect() as connection:
-        merged = connection.execute(
-            """
-            with was as (select key, unnest(days, recursive := true) from old semi join new using (key)),
-            brought as (select key, unnest(days, recursive := true) from new),
-            days as (
-              select
-                key,
-                list({
-                  'day': day, 'rows': coalesce(b.rows, 0), 'digest': b.digest,
-                  'version': if((w.rows, w.digest) is not distinct from (coalesce(b.rows, 0), b.digest),
-                    w.version, $version)
-                } order by day) as days
-              from was w full join brought b using (key, day) group by key
-            )
-            from (
-              from old anti join new using (key)
-              union all by name
-              select new.* exclude (days), coalesce(days.days, []) as days from new left join days using (key)
-            ) order by key
-            """,
-            {"version": current.version + 1},
-        ).to_arrow_table()
-    return merged.select(_schema().names).cast(_schema(current.id or uuid.uuid4().hex))
+        for name, table in tables.items():
+            connection.register(name, table)
+        return connection.execute(sql, parameters).to_arrow_table()
 
 
 def _to_row(entry: Entry) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Gather the rows of a day from the fragments that hold them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import narwhals as nw
@@ -17,46 +17,79 @@ if TYPE_CHECKING:
     from user_pipeline.resources.engine import Engine
     from user_pipeline.resources.object_store import ObjectStorage
 
+_FETCHES = 8
+"""So many fragments are fetched from a bucket at once: most of it is waiting."""
 _TYPES = {"ts": "timestamp", "updated_at": "timestamp", "user_id": "bigint", "source_line": "bigint"}
 
 
-def gather(
-    feed: Feed, catalog: Catalog, storage: "ObjectStorage", engine: "Engine", days: Sequence[date]
-) -> dict[date, Frame]:
-    """The rows of some days, a lazy frame each.
+class Days(Mapping[str, Frame]):
+    """The rows of some days, a lazy frame each, gathered when it is asked for.
 
-    Returns:
-        by day, the feed's own columns, ``source_object`` string and ``source_line`` int64, in the order
-        of the last two; no rows for a day without any.
+    By day as YYYY-MM-DD: the feed's own columns, ``source_object`` string and ``source_line`` int64, in the
+    order of the last two; no rows for a day without any. A frame can be read until the next one is asked
+    for: of a long range only one day at a time is on the local disk.
     """
-    connection = engine.connect()
-    scratch = None if storage.lake_file("") else engine.new_scratch("gather")
-    frames = {}
-    for day, batches in catalog.batches(days).items():
-        relations = [
-            _batch(connection, _fetch(storage, fragment_path(feed, day, batch), scratch), keys)
-            for batch, keys in batches.items()
-        ]
-        frames[day] = nw.from_native(_union(relations) if relations else _empty(connection, feed))
-    return frames
+
+    def __init__(
+        self, feed: Feed, catalog: Catalog, storage: "ObjectStorage", engine: "Engine", days: Sequence[date]
+    ) -> None:
+        self._feed = feed
+        self._storage = storage
+        self._connection = engine.connect()
+        self._batches = catalog.batches(days)
+        self._scratch = engine.new_scratch("gather")
+
+    def __getitem__(self, key: str) -> Frame:
+        day = date.fromisoformat(key)
+        batches = self._batches[day]
+        files = self._fetch([fragment_path(self._feed, day, batch) for batch in batches])
+        current = [(file, key) for file, keys in zip(files, batches.values(), strict=True) for key in keys]
+        return nw.from_native(_rows(self._connection, current) if current else _empty(self._connection, self._feed))
+
+    def __iter__(self) -> Iterator[str]:
+        return (day.isoformat() for day in self._batches)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def _fetch(self, paths: list[str]) -> list[str]:
+        """The fragments as local files; from a bucket several are fetched at once."""
+        if self._storage.lake_file("") is not None:
+            return [str(self._storage.lake_file(path)) for path in paths]
+        for file in self._scratch.iterdir():
+            file.unlink()
+
+        def fetch(path: str) -> str:
+            file = self._scratch / path.rpartition("/")[-1]
+            with file.open("wb") as target:
+                for chunk in self._storage.lake.get(path).stream():
+                    target.write(chunk)
+            return str(file)
+
+        with ThreadPoolExecutor(_FETCHES) as pool:
+            return list(pool.map(fetch, paths))
 
 
-def _batch(connection: "duckdb.DuckDBPyConnection", file: Path, keys: list[str]) -> "duckdb.DuckDBPyRelation":
-    """The rows of a fragment whose objects were not read again since."""
-    import duckdb
+def _rows(connection: "duckdb.DuckDBPyConnection", current: list[tuple[str, str]]) -> "duckdb.DuckDBPyRelation":
+    """The rows of fragments whose objects were not read again since: of pairs of a file and an object in it.
 
-    current = duckdb.ColumnExpression("source_object").isin(*(duckdb.ConstantExpression(key) for key in keys))
-    return connection.read_parquet(str(file), hive_partitioning=False).filter(current)
+    One plan of one size, however many fragments there are.
+    """
+    import pyarrow as pa
 
-
-def _union(relations: "list[duckdb.DuckDBPyRelation]") -> "duckdb.DuckDBPyRelation":
-    # In pairs: a chain as long as the number of fragments would be as deep a plan.
-    while len(relations) > 1:
-        relations = [
-            relations[i].union(relations[i + 1]) if i + 1 < len(relations) else relations[i]
-            for i in range(0, len(relations), 2)
-        ]
-    return relations[0].order("source_object, source_line")
+    files, objects = zip(*current, strict=True)
+    wanted = connection.from_arrow(pa.table({"filename": files, "source_object": objects}))
+    return (
+        connection.read_parquet(sorted(set(files)), filename=True, hive_partitioning=False)
+        .set_alias("fragments")
+        .join(
+            wanted.set_alias("wanted"),
+            "fragments.filename = wanted.filename and fragments.source_object = wanted.source_object",
+            how="semi",
+        )
+        .project("* exclude (filename)")
+        .order("source_object, source_line")
+    )
 
 
 def _empty(connection: "duckdb.DuckDBPyConnection", feed: Feed) -> "duckdb.DuckDBPyRelation":
@@ -66,14 +99,3 @@ def _empty(connection: "duckdb.DuckDBPyConnection", feed: Feed) -> "duckdb.DuckD
         + ", ".join(f"null::{_TYPES.get(column, 'varchar')} as {column}" for column in columns)
         + " where false"
     )
-
-
-def _fetch(storage: "ObjectStorage", path: str, scratch: Path | None) -> Path:
-    """The fragment as a local file."""
-    if (file := storage.lake_file(path)) is not None:
-        return file
-    file = (scratch or Path()) / path.replace("/", "-")
-    with file.open("wb") as target:
-        for chunk in storage.lake.get(path).stream():
-            target.write(chunk)
-    return file

@@ -13,32 +13,42 @@ if TYPE_CHECKING:
 
 
 def publish_rejects(staging: "Postgres") -> PublishRejects:
-    """A function that replaces the rejects of some objects in ``rejected_lines``, in one transaction.
-
-    The table has ``feed`` text, ``source_object`` text, ``source_line`` bigint, ``reason`` text and ``line`` text.
-    """
+    """A function that replaces the rejects of some objects in ``rejected_lines``; see :func:`replace_rejects`."""
 
     def publish(feed: Feed, objects: Sequence[str], rejects: "pa.RecordBatchReader") -> None:
-        import pyarrow as pa
-
-        keys = pa.table({"source_object": pa.array(objects, pa.string())})
-        with staging.transaction() as transaction:
-            transaction.execute(_CREATE)
-            transaction.load("read_objects", keys.to_reader())
-            transaction.load("incoming", rejects)
-            transaction.execute("lock table public.rejected_lines in share row exclusive mode")
-            transaction.execute(
-                "delete from public.rejected_lines r using read_objects o "
-                "where r.feed = $1 and r.source_object = o.source_object",
-                (feed.name,),
-            )
-            transaction.execute(
-                "insert into public.rejected_lines (feed, source_object, source_line, reason, line) "
-                "select $1::text, source_object, source_line, reason, line from incoming order by 2, 3",
-                (feed.name,),
-            )
+        replace_rejects(staging, feed, objects, rejects)
 
     return publish
+
+
+def replace_rejects(
+    staging: "Postgres", feed: Feed, objects: Sequence[str] | None, rejects: "pa.RecordBatchReader"
+) -> int:
+    """Replace the rejects of some objects of a feed (None: of all) in ``rejected_lines``, in one transaction.
+
+    The table has ``feed`` text, ``source_object`` text, ``source_line`` bigint, ``reason`` text and ``line`` text.
+
+    Returns:
+        how many there are now.
+    """
+    import pyarrow as pa
+
+    with staging.transaction() as transaction:
+        transaction.execute(_CREATE)
+        count = transaction.load("incoming", rejects)
+        condition = "feed = $1"
+        if objects is not None:
+            keys = pa.table({"source_object": pa.array(objects, pa.string())})
+            transaction.load("read_objects", keys.to_reader())
+            condition += " and source_object in (select source_object from read_objects)"
+        transaction.execute("lock table public.rejected_lines in share row exclusive mode")
+        transaction.execute(f"delete from public.rejected_lines where {condition}", (feed.name,))
+        transaction.execute(
+            "insert into public.rejected_lines (feed, source_object, source_line, reason, line) "
+            "select $1::text, source_object, source_line, reason, line from incoming order by 2, 3",
+            (feed.name,),
+        )
+    return count
 
 
 _CREATE = """

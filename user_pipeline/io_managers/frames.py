@@ -116,6 +116,11 @@ def hand_over(
     return _GIVE[name](relation)
 
 
+def per_partition(annotation: Any) -> Any | None:
+    """What a consumer asks for of each partition that annotates its input ``dict[str, …]``; None for any other."""
+    return typing.get_args(annotation)[1] if typing.get_origin(annotation) is dict else None
+
+
 def _full_name(annotation: Any) -> str:
     origin = typing.get_origin(annotation) or annotation
     if origin in (None, Any, typing.Any, type(None)):

@@ -8,7 +8,7 @@ import dagster as dg
 import narwhals as nw
 
 from user_pipeline.errors import PermanentError, never_retried
-from user_pipeline.io_managers.frames import hand_over, to_reader
+from user_pipeline.io_managers.frames import hand_over, per_partition, to_reader
 from user_pipeline.resources.postgres import quote
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ class LakeIOManager(dg.IOManager):
 
     Assets give a frame, or for several partitions in one run a mapping from partition key to frame; the frames
     are written one after the other, so lazy ones are never held together. Consumers get all their
-    partitions as one lazy frame, or as whatever their annotation asks for.
+    partitions as one lazy frame, or as whatever their annotation asks for; annotated ``dict[str, Frame]``, each by
+    its key.
     """
 
     def __init__(self, storage: "ObjectStorage", engine: "Engine") -> None:
@@ -72,10 +73,15 @@ class LakeIOManager(dg.IOManager):
         columns = (context.definition_metadata or {}).get("columns")
         with never_retried():
             files = fetch_partitions(self._storage, self._engine, asset, context.asset_partition_keys)
-        relation = self._engine.connect().read_parquet([str(file) for file in files], hive_partitioning=False)
-        if columns:
-            relation = relation.project(", ".join(map(quote, columns)))
-        return hand_over(relation, context.dagster_type.typing_type)
+        connection = self._engine.connect()
+
+        def give(read: list[Path], annotation: Any) -> Any:
+            relation = connection.read_parquet([str(file) for file in read], hive_partitioning=False)
+            return hand_over(relation.project(", ".join(map(quote, columns))) if columns else relation, annotation)
+
+        if (each := per_partition(context.dagster_type.typing_type)) is not None:
+            return {key: give([file], each) for key, file in zip(context.asset_partition_keys, files, strict=True)}
+        return give(files, context.dagster_type.typing_type)
 
 
 def partition_path(asset: str, partition: str) -> str:

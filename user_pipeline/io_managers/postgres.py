@@ -1,14 +1,18 @@
 """Keep assets as tables in Postgres: day-sliced ones, and ones maintained from each day's contributions."""
 
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import narwhals as nw
 
 from user_pipeline.errors import PermanentError, never_retried
-from user_pipeline.io_managers.frames import hand_over, to_reader
-from user_pipeline.io_managers.slices import Slice, Table, count_windows, merge, replace_slice
+from user_pipeline.io_managers.frames import hand_over, per_partition, to_reader
+from user_pipeline.io_managers.slices import Slice, Table, merge, replace_slice
 from user_pipeline.resources.postgres import literal, quote
+from user_pipeline.transforms import Frame
 
 if TYPE_CHECKING:
     import duckdb
@@ -22,6 +26,19 @@ _ENGINE_DIGITS = 38
 
 class MissingTableError(PermanentError):
     """A table that is to be read was never written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contributions:
+    """What an asset gives whose table is maintained from the contributions of each day.
+
+    Attributes:
+        by_day: the contributions of each day.
+        add_up: sums up those of several days.
+    """
+
+    by_day: Mapping[str, Frame]
+    add_up: Callable[[Frame], Frame]
 
 
 class PostgresIOManager(dg.IOManager):
@@ -50,30 +67,49 @@ class PostgresIOManager(dg.IOManager):
         """Put the frame's rows in the place of the run's partitions."""
         metadata = context.definition_metadata
         table = self._table(context, metadata)
-        part: Slice | None
         with never_retried(), self._postgres.transaction() as transaction:
-            rows = to_reader(obj)
             [(database,)] = transaction.fetch("select current_database()::text")
             if metadata.get("maintained"):
-                count = merge(transaction, table.name, context.asset_partitions_time_window, rows)
-                [(total,)] = transaction.fetch(f"select count(*) from {table.sql}")
-                context.add_output_metadata({"dagster/row_count": total})
-                part = Slice("day", context.asset_partitions_time_window)
+                rows, together = self._contributions(context, obj)
+                window = context.asset_partitions_time_window
+                written = merge(transaction, table.name, window, rows, starts=_starts(context), together=together)
             else:
-                part = _slice(context, metadata)
-                count = replace_slice(transaction, table, part, rows)
-                if part is None:
-                    context.add_output_metadata({"dagster/row_count": count})
-            by_partition = count_windows(transaction, part, rows.schema.names, _starts(context)) if part else {}
+                rows = _rows(context, obj)
+                written = replace_slice(transaction, table, _slice(context, metadata), rows, _starts(context))
         context.add_output_metadata({"dagster/table_name": f"{database}.{table}"})
         if context.has_asset_partitions:
             for partition in context.asset_partition_keys:
                 context.step_context.add_asset_metadata(
-                    {"dagster/partition_row_count": by_partition.get(partition, 0)},
+                    {"dagster/partition_row_count": written.by_partition.get(partition, 0)},
                     asset_key=context.asset_key,
                     partition_key=partition,
                 )
-        context.log.info("%s: wrote %d rows", table, count)
+        else:
+            context.add_output_metadata({"dagster/row_count": written.rows})
+        context.log.info("%s: wrote %d rows", table, written.rows)
+
+    def _contributions(
+        self, context: dg.OutputContext, obj: Any
+    ) -> "tuple[pa.RecordBatchReader, Callable[[], pa.RecordBatchReader] | None]":
+        """The contributions of all days; and their sum, which is only worth the while for several days."""
+        if not isinstance(obj, Contributions):
+            return _rows(context, obj), None
+        if len(obj.by_day) == 1:
+            return _rows(context, obj.by_day), None
+        folder = self._engine.new_scratch(context.asset_key.path[-1])
+        connection = self._engine.connect()
+
+        def kept(day: str, frame: Any) -> Any:
+            """The day's contributions, read from where they are now kept until the sum is made."""
+            file = folder / f"{day}.parquet"
+            connection.from_arrow(to_reader(frame)).write_parquet(str(file))
+            return connection.read_parquet(str(file))
+
+        def together() -> "pa.RecordBatchReader":
+            relation = connection.read_parquet(str(folder / "*.parquet"), hive_partitioning=False)
+            return to_reader(obj.add_up(nw.from_native(relation)))
+
+        return _rows(context, obj.by_day, kept), together
 
     def load_input(self, context: dg.InputContext) -> Any:
         """The consumer's partitions of the table (all of a maintained one), as the annotated type."""
@@ -84,13 +120,17 @@ class PostgresIOManager(dg.IOManager):
         columns = (context.definition_metadata or {}).get("columns")
         names = ", ".join(quote(column) for column in columns) if columns else "*"
         sql = f"select {names} from {table.sql}"
+        annotation = context.dagster_type.typing_type
         with never_retried():
-            if not metadata.get("maintained") and (part := _slice(context, metadata)):
-                sql += f" where {part.condition(self._columns(table))}"
-            else:
-                self._columns(table)
-            relation = self._spool(sql, table)
-        return hand_over(relation, context.dagster_type.typing_type)
+            there = self._columns(table)
+            if metadata.get("maintained") or not (part := _slice(context, metadata)):
+                return hand_over(self._spool(sql, table), annotation)
+            if (each := per_partition(annotation)) is not None:
+                return {
+                    key: hand_over(self._spool(f"{sql} where {one.condition(there)}", table), each)
+                    for key, one in _slices(context, part).items()
+                }
+            return hand_over(self._spool(f"{sql} where {part.condition(there)}", table), annotation)
 
     def _spool(self, sql: str, table: Table) -> "duckdb.DuckDBPyRelation":
         """The rows of a query as a relation that can be read more than once and holds no connection open."""
@@ -145,8 +185,52 @@ def _slice(context: dg.OutputContext | dg.InputContext, metadata: Any) -> Slice 
     return Slice(expression, keys=tuple(context.asset_partition_keys))
 
 
+def _slices(context: dg.InputContext, part: Slice) -> dict[str, Slice]:
+    """The slice of each partition of an input."""
+    partitions = context.asset_partitions_def
+    if not isinstance(partitions, dg.TimeWindowPartitionsDefinition):
+        return {key: Slice(part.expression, keys=(key,)) for key in context.asset_partition_keys}
+    return {
+        key: Slice(part.expression, window=partitions.time_window_for_partition_key(key))
+        for key in context.asset_partition_keys
+    }
+
+
+def _rows(
+    context: dg.OutputContext, obj: Any, look: Callable[[str, Any], Any] = lambda _, frame: frame
+) -> "pa.RecordBatchReader":
+    """The rows of a frame, or of a mapping from partition to frame: of those, one after the other.
+
+    Args:
+        context: of the output.
+        obj: frame or mapping.
+        look: gives what to read in place of a partition's frame, when its turn comes.
+    """
+    import pyarrow as pa
+
+    if not isinstance(obj, Mapping):
+        return to_reader(obj)
+    asset = context.asset_key.to_user_string()
+    if set(obj) != set(context.asset_partition_keys):
+        raise ValueError(f"{asset} gave the partitions {sorted(obj)}, not those of the run")
+    partitions = iter(obj.items())
+    key, frame = next(partitions)
+    first = to_reader(look(key, frame))
+
+    def batches() -> "Iterator[pa.RecordBatch]":
+        yield from first
+        context.log.info("%s: %s is copied", asset, key)
+        for partition, later in partitions:
+            yield from to_reader(look(partition, later)).cast(first.schema)
+            context.log.info("%s: %s is copied", asset, partition)
+
+    return pa.RecordBatchReader.from_batches(first.schema, batches())
+
+
 def _starts(context: dg.OutputContext) -> dict[str, datetime]:
     """When each partition of the run begins; none for partitions that are not of time."""
+    if not context.has_asset_partitions:
+        return {}
     partitions = context.asset_partitions_def
     if not isinstance(partitions, dg.TimeWindowPartitionsDefinition):
         return {}

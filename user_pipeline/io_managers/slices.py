@@ -1,8 +1,8 @@
 """Replace a slice of a Postgres table in one transaction, whether it holds no row or ten million."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from user_pipeline.resources.postgres import Transaction, literal, quote
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 INCOMING = "incoming"
 """The temporary table that holds the new rows while a transaction puts them in place."""
 
@@ -81,60 +82,200 @@ class Slice:
         return f"{self.expression} from {self.window[0]:%Y-%m-%d %H:%M} to before {self.window[1]:%Y-%m-%d %H:%M}"
 
 
-def replace_slice(transaction: Transaction, table: Table, part: Slice | None, rows: "pa.RecordBatchReader") -> int:
+class Windows:
+    """Tells rows by their time while they pass: how many belong to each partition of a slice, and to none.
+
+    Attributes:
+        part: the slice, a time window.
+        outside: rows that lie outside it, and rows without a time.
+    """
+
+    def __init__(self, part: Slice, starts: Mapping[str, datetime]) -> None:
+        assert part.window is not None  # noqa: S101 - see of()
+        self.part = part
+        self.outside = 0
+        self._keys = sorted(starts, key=lambda key: starts[key])
+        self._bounds = [*(starts[key] for key in self._keys), part.window[1]]
+        self._counts = [0] * (len(self._bounds) + 1)
+
+    @classmethod
+    def of(cls, part: Slice | None, starts: Mapping[str, datetime], schema: "pa.Schema") -> "Windows | None":
+        """None where the rows' partition is not told by a column of times."""
+        import pyarrow.types as pt
+
+        if part is None or part.window is None or part.expression not in schema.names:
+            return None
+        if not pt.is_timestamp(schema.field(part.expression).type):
+            return None
+        # In a zone whose clock is put back, an hour has two beginnings.
+        windows = cls(part, starts or {"": part.window[0]})
+        clock = windows._microseconds(schema.field(part.expression).type)
+        return windows if clock == sorted(set(clock)) else None
+
+    def watch(self, rows: "pa.RecordBatchReader") -> "pa.RecordBatchReader":
+        """The same rows, counted as they are read."""
+        import pyarrow as pa
+
+        return pa.RecordBatchReader.from_batches(rows.schema, self._counted(rows))
+
+    def _counted(self, rows: "pa.RecordBatchReader") -> "Iterator[pa.RecordBatch]":
+        import numpy as np
+        import pyarrow as pa
+
+        position = rows.schema.get_field_index(self.part.expression)
+        bounds = self._microseconds(rows.schema.field(position).type)
+        for batch in rows:
+            times = batch.column(position).drop_null().cast(pa.int64()).to_numpy(zero_copy_only=False)
+            found = np.bincount(np.searchsorted(bounds, times, side="right"), minlength=len(self._counts))
+            self._counts = [before + int(now) for before, now in zip(self._counts, found, strict=True)]
+            self.outside += batch.num_rows - len(times) + int(found[0] + found[-1])
+            yield batch
+
+    def _microseconds(self, kind: "pa.DataType") -> list[int]:
+        """The bounds as a column of this type counts: a column without a zone heeds only what the clock says."""
+        moments = self._bounds if kind.tz else [moment.replace(tzinfo=UTC) for moment in self._bounds]
+        return [round((moment - _EPOCH) / timedelta(microseconds=1)) for moment in moments]
+
+    def counts(self) -> dict[str, int]:
+        """Rows by partition key."""
+        return dict(zip(self._keys, self._counts[1:-1], strict=True))
+
+
+def replace_slice(
+    transaction: Transaction,
+    table: Table,
+    part: Slice | None,
+    rows: "pa.RecordBatchReader",
+    starts: Mapping[str, datetime] | None = None,
+) -> "Written":
     """Put rows in the place of a slice of a table, or of the whole table.
 
-    The rows are copied to the server before the table is locked; writers of one table then follow each
-    other, readers go on with the old rows until the transaction commits. A missing table is made.
+    Writers of one table follow each other, readers go on with the old rows until the transaction commits. A
+    missing table is made. Rows whose partition a column of times tells go straight into the table; others pass
+    through a temporary one, where their partition is worked out.
 
     Args:
         transaction: the transaction it is part of.
         table: the table.
         part: the slice; None for the whole table.
         rows: the new rows of the slice.
+        starts: when each partition begins, if it is a time slice.
 
     Returns:
-        the number of new rows.
+        how many rows there are now.
 
     Raises:
         TableMismatchError: the table has other columns than the rows.
         SliceError: a row lies outside the slice; a second run would then double it.
     """
     columns = list(rows.schema.names)
-    count = stage(transaction, rows)
-    ensure_table(transaction, table, rows.schema, part.expression if part and part.expression in columns else None)
+    # Of no row: only to know what Postgres makes of the columns.
+    transaction.load(INCOMING, rows.schema.empty_table().to_reader())
+    index = part.expression if part and part.expression in columns else None
+    same_types = ensure_table(transaction, table, rows.schema, index)
     condition = part.condition(columns) if part else "true"
+    if same_types and (windows := Windows.of(part, starts or {}, rows.schema)):
+        _lock(transaction, table)
+        transaction.execute(f"delete from {table.sql} where {condition}")
+        count = transaction.append(table.name, windows.watch(rows), table.schema)
+        check_windows(windows, table)
+        return Written(count, windows.counts())
+    transaction.execute(f"drop table {INCOMING}")
+    count = stage(transaction, rows)
     check_slice(transaction, table, part, condition)
     names = ", ".join(quote(column) for column in columns)
-    transaction.execute(f"lock table {table.sql} in share row exclusive mode")
+    _lock(transaction, table)
     transaction.execute(f"delete from {table.sql} where {condition}")
-    order = f" order by {quote(part.expression)}" if part and part.expression in columns else ""
+    order = f" order by {quote(index)}" if index else ""
     transaction.execute(f"insert into {table.sql} ({names}) select {names} from {INCOMING}{order}")
-    return count
+    return Written(count, count_windows(transaction, part, columns, starts or {}) if part else {})
 
 
-def merge(transaction: Transaction, name: str, window: tuple[datetime, datetime], rows: "pa.RecordBatchReader") -> int:
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was brought into a table.
+
+    Attributes:
+        rows: how many rows.
+        by_partition: how many of them by partition key; a key without any may be missing.
+    """
+
+    rows: int
+    by_partition: Mapping[str, int]
+
+
+def merge(
+    transaction: Transaction,
+    name: str,
+    window: tuple[datetime, datetime],
+    rows: "pa.RecordBatchReader",
+    *,
+    starts: Mapping[str, datetime] | None = None,
+    together: "Callable[[], pa.RecordBatchReader] | None" = None,
+) -> Written:
     """Bring the contributions of some days into a maintained table.
 
-    Runs the statements of ``sql/<name>/`` in the order of their names: ``incoming`` holds the new contributions,
-    ``slice`` (``first_day``, ``end_day`` date) the days they replace.
+    Runs the statements of ``sql/<name>/before/``, copies the contributions into ``<name>_daily``, then runs those of
+    ``sql/<name>/after/``, each in the order of their names. ``slice`` (``first_day``, ``end_day`` date) holds the
+    days that are replaced.
+
+    Args:
+        transaction: the transaction it is part of.
+        name: the table.
+        window: first moment and end (exclusive) of the days, UTC.
+        rows: their contributions; ``day`` timestamp is the midnight each begins at.
+        starts: when each partition begins.
+        together: gives the sum of the contributions once they have all been read, where the engine has it.
 
     Returns:
-        the number of new contributions.
+        how many contributions there are now.
+
+    Raises:
+        SliceError: a contribution is of another day.
     """
-    count = stage(transaction, rows)
-    part = Slice("day", window)
-    check_slice(transaction, Table("public", name), part, part.condition(rows.schema.names))
+    import pyarrow as pa
+
+    windows = Windows(Slice("day", window), starts or {"": window[0]})
     first, end = window
     transaction.execute(
         "create temporary table slice on commit drop as "
         f"select date '{first:%Y-%m-%d}' as first_day, date '{end:%Y-%m-%d}' as end_day"
     )
-    sql = files("user_pipeline").joinpath("sql")
-    scripts = sorted(sql.joinpath(name).iterdir(), key=lambda script: script.name)
-    for script in (sql.joinpath("create_marts.sql"), *scripts):
+    create_marts(transaction)
+    run_scripts(transaction, f"{name}/before")
+    days = pa.schema([field.with_type(pa.date32()) if field.name == "day" else field for field in rows.schema])
+    count = transaction.append(f"{name}_daily", windows.watch(rows).cast(days), "public")
+    check_windows(windows, Table("public", name))
+    if together and not transaction.fetch("select from old limit 1"):
+        transaction.load("together", together())
+    run_scripts(transaction, f"{name}/after")
+    return Written(count, windows.counts())
+
+
+def _lock(transaction: Transaction, table: Table) -> None:
+    """One writer at a time; readers go on."""
+    transaction.execute(f"lock table {table.sql} in share row exclusive mode")
+
+
+def check_windows(windows: Windows, table: Table) -> None:
+    """Refuse rows outside the slice, once they have passed.
+
+    Raises:
+        SliceError: there were some.
+    """
+    _refuse(windows.outside, table, windows.part)
+
+
+def create_marts(transaction: Transaction) -> None:
+    """Make the tables of the analytics database that are not there."""
+    transaction.execute(files("user_pipeline").joinpath("sql", "create_marts.sql").read_text(encoding="utf-8"))
+
+
+def run_scripts(transaction: Transaction, name: str) -> None:
+    """Run the statements of ``sql/<name>/`` in the order of their names."""
+    scripts = files("user_pipeline").joinpath("sql", name).iterdir()
+    for script in sorted(scripts, key=lambda script: script.name):
         transaction.execute(script.read_text(encoding="utf-8"))
-    return count
 
 
 def count_windows(
@@ -155,7 +296,7 @@ def count_windows(
     found = transaction.fetch(
         f"select width_bucket({part.sql(columns)}, {literal('{' + bounds + '}')}), count(*) from {INCOMING} group by 1"
     )
-    return {keys[bucket - 1]: count for bucket, count in found}
+    return {keys[bucket - 1]: count for bucket, count in found if keys}
 
 
 def stage(transaction: Transaction, rows: "pa.RecordBatchReader") -> int:
@@ -173,6 +314,10 @@ def check_slice(transaction: Transaction, table: Table, part: Slice | None, cond
         SliceError: there are some.
     """
     [(outside,)] = transaction.fetch(f"select count(*) from {INCOMING} where ({condition}) is not true")
+    _refuse(outside, table, part)
+
+
+def _refuse(outside: int, table: Table, part: Slice | None) -> None:
     if outside:
         raise SliceError(
             f"{outside} of the rows for {table} lie outside the slice {part}; "
@@ -180,7 +325,7 @@ def check_slice(transaction: Transaction, table: Table, part: Slice | None, cond
         )
 
 
-def ensure_table(transaction: Transaction, table: Table, schema: "pa.Schema", index: str | None) -> None:
+def ensure_table(transaction: Transaction, table: Table, schema: "pa.Schema", index: str | None) -> bool:
     """Make the table like ``incoming`` if it is missing; otherwise compare the two.
 
     Args:
@@ -188,6 +333,9 @@ def ensure_table(transaction: Transaction, table: Table, schema: "pa.Schema", in
         table: the table.
         schema: the columns of ``incoming`` as Arrow knows them.
         index: the column its slices are found by.
+
+    Returns:
+        whether the columns of the two are of the very same types.
 
     Raises:
         TableMismatchError: the table has other columns.
@@ -221,6 +369,7 @@ def ensure_table(transaction: Transaction, table: Table, schema: "pa.Schema", in
             f"the table {table} does not fit what is to be written: {'; '.join(problems)}. "
             "Alter the table to fit, or rename it and materialize all its partitions anew."
         )
+    return there == given
 
 
 def _columns(transaction: Transaction, relation: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from contextlib import closing
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ def main() -> None:
       user-pipeline sample       write a week of sample logs to the source
       user-pipeline up           the Dagster UI on http://127.0.0.1:3000
       user-pipeline psql         query the tables
+      user-pipeline verify       compare the tables with a recompute from the lake
       user-pipeline down         stop the embedded Postgres
 
     Settings come from the environment (USER_PIPELINE_*, DAGSTER_POSTGRES_URL, AWS_*). Unset, everything
@@ -127,6 +129,23 @@ def demo(days: int) -> None:
 
 
 @main.command()
+def vacuum() -> None:
+    """Remove from the lake what nothing refers to any more.
+
+    When an object changes it is read again, and what it brought before stays behind in the lake; so does what a
+    run wrote that was cut off. Files younger than two days are left alone: a run may be at work on them.
+    """
+    from user_pipeline.ingest.feeds import FEEDS
+    from user_pipeline.ingest.vacuum import vacuum as remove
+    from user_pipeline.resources.object_store import ObjectStorage
+
+    lake = ObjectStorage(settings.current()).lake
+    for feed in FEEDS:
+        removed = remove(lake, feed, datetime.now(UTC))
+        click.echo(f"{feed.name}: removed {removed.objects:,} files of {removed.size / 1e6:,.1f} MB")
+
+
+@main.command()
 def env() -> None:
     """Print every resolved setting as a line of shell.
 
@@ -171,6 +190,60 @@ def _libpq_environment(url: str) -> dict[str, str]:
     return {named_otherwise.get(key, f"PG{key.upper()}"): value for key, value in parse_dsn(url).items()}
 
 
+@main.command()
+@click.option("--from", "first", type=click.DateTime(["%Y-%m-%d"]), metavar="YYYY-MM-DD", help="The first day.")
+@click.option("--to", "last", type=click.DateTime(["%Y-%m-%d"]), metavar="YYYY-MM-DD", help="The last day.")
+def verify(first: datetime | None, last: datetime | None) -> None:
+    """Compare what is stored with a full recompute from the lake; exit with 1 if anything differs.
+
+    Every day whose raw partition is in the lake is computed anew from what was delivered and compared with the
+    tables of both databases, row by row and column by column. The differences are printed with the commands
+    that repair them; people's names and e-mail addresses are not.
+
+    With --from or --to only tables that are kept by the day are compared.
+    """
+    from user_pipeline.local.verification import report
+    from user_pipeline.resources.engine import Engine
+    from user_pipeline.resources.object_store import ObjectStorage
+    from user_pipeline.resources.postgres import Databases
+    from user_pipeline.verify import verify as compare
+
+    if first and last and last < first:
+        raise click.BadParameter(f"--to {last:%Y-%m-%d} lies before --from {first:%Y-%m-%d}.")
+    current = settings.current()
+    with Engine(current) as engine, closing(Databases(current)) as databases:
+        compared = compare(
+            ObjectStorage(current),
+            engine,
+            databases,
+            first=first.date() if first else None,
+            last=last.date() if last else None,
+        )
+        if report(compared, click.echo):
+            sys.exit(1)
+
+
+@main.command()
+def rebuild() -> None:
+    """Make rejected_lines, users and user_page_views anew from what they are kept from.
+
+    rejected_lines comes from the lake, the other two from the contributions of their days in users_daily and
+    user_page_views_daily. Each is changed in one transaction, and only where it differs; readers see the old or the
+    new rows. Needed after someone else wrote to these tables, and for a new staging database.
+    """
+    from user_pipeline.rebuild import rebuild_marts, rebuild_rejected_lines
+    from user_pipeline.resources.engine import Engine
+    from user_pipeline.resources.object_store import ObjectStorage
+    from user_pipeline.resources.postgres import Databases
+
+    current = settings.current()
+    with Engine(current) as engine, closing(Databases(current)) as databases:
+        lines = rebuild_rejected_lines(ObjectStorage(current), engine, databases.staging)
+        click.echo(f"rejected_lines: {lines:,} lines from {current.lake}")
+        for table, rows in rebuild_marts(databases.analytics).items():
+            click.echo(f"{table}: {rows:,} rows put right")
+
+
 def _resolved(current: settings.Settings) -> dict[str, str]:
     databases = (current.staging, current.analytics, current.dagster)
     return {
@@ -183,6 +256,7 @@ def _resolved(current: settings.Settings) -> dict[str, str]:
         "USER_PIPELINE_SCRATCH_DIR": str(current.scratch_dir),
         "USER_PIPELINE_DATA_DIR": str(current.data_dir),
         "USER_PIPELINE_MAX_REJECT_SHARE": str(current.max_reject_share),
+        "USER_PIPELINE_RECOMMENDATION_DAYS": str(current.recommendation_days),
     }
 
 

@@ -45,16 +45,18 @@ def run_demo(settings: Settings, days: int) -> None:
             _show_days(console, ObjectStorage(settings), engine, databases.staging, wanted)
         _show_report(console, ObjectStorage(settings), wanted[-1])
         _show_rows(console, databases.analytics, "select * from user_page_views order by user_id, url limit 5")
+        _show_rows(console, databases.analytics, "select * from page_recommendations limit 3")
     finally:
         databases.close()
-    csv = ObjectStorage(settings).lake_url(export_path("user_page_views", str(wanted[-1])))
-    console.print(f"\nAs CSV, for each of the days:\n  {csv}", soft_wrap=True)
+    console.print("\nAs CSV, for each of the days:")
+    for table in ("user_page_views", "page_recommendations"):
+        console.print("  " + ObjectStorage(settings).lake_url(export_path(table, str(wanted[-1]))), soft_wrap=True)
     # As it was called: without an activated environment it is .venv/bin/user-pipeline.
     program = sys.argv[0] if Path(sys.argv[0]).name == "user-pipeline" else "user-pipeline"
     program = os.path.relpath(program) if Path(program).is_absolute() else program
     console.print(
         f"\nThe UI:         {program} up, then http://127.0.0.1:3000"
-        f"\nQuery:          {program} psql -c 'select * from user_page_views limit 3'"
+        f"\nQuery:          {program} psql -c 'select * from page_recommendations limit 3'"
         f"\nRejected lines: {program} psql staging -c 'select * from rejected_lines limit 3'"
         f"\nStop Postgres:  {program} down",
         soft_wrap=True,

@@ -43,8 +43,8 @@ _PATIENCE = 120.0  # seconds: initdb on a slow disk, recovery after a crash, the
 _CONFIGURATION = {
     "listen_addresses": "",  # whoever may search the 0700 directory of the socket may connect, no one else
     "max_connections": "200",  # Dagster opens one per storage and process, and does not pool
-    "shared_buffers": "256MB",  # a day's pages of the indexes that are being merged into
-    "work_mem": "32MB",
+    "shared_buffers": "512MB",  # a day's pages of the indexes that are being merged into
+    "work_mem": "64MB",  # a day's rows are grouped and sorted
     "maintenance_work_mem": "256MB",  # indexes are built over whole tables
     "enable_parallel_hash": "off",  # it fills /dev/shm, which in a container is 64 MB
     "random_page_cost": "1.1",  # a laptop's disk does not seek
@@ -55,6 +55,7 @@ _CONFIGURATION = {
     # A bulk load is not interrupted by checkpoints, each of which would log whole pages again.
     "max_wal_size": "4GB",
     "checkpoint_timeout": "15min",
+    "wal_buffers": "64MB",
     # The same values and messages wherever it runs.
     "timezone": "UTC",
     "log_timezone": "UTC",

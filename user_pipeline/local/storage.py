@@ -31,6 +31,13 @@ class PostgresStorage(DagsterPostgresStorage):
         with retry_pg_connection_fn(engine.connect) as connection, connection.begin():
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _TABLES_LOCK})
             super().__init__(postgres_url, inst_data=inst_data)
+        # Dagster opens a connection for each event it writes, which costs more than the event. One is kept, and
+        # asked whether it still answers before it is used again.
+        pooled = create_engine(
+            postgres_url, isolation_level="AUTOCOMMIT", pool_size=1, max_overflow=-1, pool_pre_ping=True
+        )
+        for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
+            storage._engine = pooled  # noqa: SLF001 - no parameter gets there
 
     @classmethod
     def config_type(cls) -> UserConfigSchema:

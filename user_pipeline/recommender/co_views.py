@@ -85,6 +85,36 @@ class CoViews:
         out[: len(corner), : len(self.corner)] = corner
         return out
 
+    def between(self, one: NDArray[np.int32], other: NDArray[np.int32]) -> NDArray[np.float32]:
+        """G for pairs of two different pages.
+
+        Args:
+            one: pages, any shape.
+            other: as many others.
+
+        Returns:
+            A number for each pair.
+        """
+        low, high = np.minimum(one, other), np.maximum(one, other)
+        out = self._between(low, high).astype(np.float32)
+        inside = high < len(self.corner)
+        out[inside] = self.corner[low[inside], high[inside]]
+        return out
+
+    def _between(self, low: NDArray[np.int32], high: NDArray[np.int32]) -> NDArray[np.uint16] | NDArray[np.float32]:
+        """The same, of the smaller and the larger page of each pair, but for the corner."""
+        if self.n_head == self.n:
+            found: NDArray[np.uint16] | NDArray[np.float32] = self.cells.take(self.offset[low] + high)
+            return found
+        in_head = low < self.n_head
+        values = np.empty(low.shape, np.float32)
+        values[in_head] = self.cells[self.offset[low[in_head]] + high[in_head]]
+        # The row of the less popular of the two is the shorter: the one that a limit cut less.
+        rest = ~in_head
+        if rest.any():
+            values[rest] = self.tail[high[rest] - self.n_head, low[rest] - self.n_head]
+        return values
+
     def among(self, pages: NDArray[np.int32]) -> NDArray[np.float64]:
         """G restricted to groups of pages.
 
@@ -100,13 +130,7 @@ class CoViews:
         if self.n_head == self.n:
             values = self.cells.take(self.offset[pages].take(first, axis=1) + high)
         else:
-            in_head = low < self.n_head
-            values = np.empty(low.shape, np.float32)
-            values[in_head] = self.cells[self.offset[low[in_head]] + high[in_head]]
-            # The row of the less popular of the two is the shorter: the one that a limit cut less.
-            rest = ~in_head
-            if rest.any():
-                values[rest] = self.tail[high[rest] - self.n_head, low[rest] - self.n_head]
+            values = self._between(low, high)
         position = np.zeros((k, k), np.intp)
         position[first, second] = position[second, first] = np.arange(len(first))
         out = np.zeros((len(pages), k, k))

@@ -26,12 +26,14 @@ class Recommendations(NamedTuple):
         page: page codes, int32.
         rank: 1 is best, int8.
         is_fallback: whether the page was chosen by popularity because too few had a positive score.
+        popular: the page that popularity alone puts at this rank, int32; None unless asked for.
     """
 
     user: NDArray[np.int32]
     page: NDArray[np.int32]
     rank: NDArray[np.int8]
     is_fallback: NDArray[np.bool_]
+    popular: NDArray[np.int32] | None = None
 
 
 def recommend(
@@ -40,6 +42,7 @@ def recommend(
     *,
     seen: tuple[Codes, Codes] | None = None,
     top_n: int = TOP_N,
+    with_popular: bool = False,
     memory_limit: int = MEMORY_LIMIT,
     n_threads: int | None = None,
 ) -> Iterator[Recommendations]:
@@ -55,6 +58,7 @@ def recommend(
         seen: user and page codes of further pairs not to recommend, any order, repeats and pages without a
             column allowed.
         top_n: how many pages a user gets, at most 127.
+        with_popular: also tell what popularity alone would recommend, to compare with.
         memory_limit: bytes. Users come in chunks for about a quarter of it, at 64 bytes a view or result,
             plus 16 bytes a page for each thread.
         n_threads: threads to use, every core by default; the result does not depend on it.
@@ -83,11 +87,17 @@ def recommend(
         scored = np.count_nonzero(columns < n, axis=1)
         _fill(columns, scored, part, n)
         user, position = np.nonzero((columns < n) & active[start:stop, None])
+        popular = None
+        if with_popular:
+            by_popularity = np.full_like(columns, n)
+            _fill(by_popularity, np.zeros_like(scored), part, n)
+            popular = views.pages[by_popularity[user, position]]
         yield Recommendations(
             user=(start + user).astype(np.int32),
             page=views.pages[columns[user, position]],
             rank=(position + 1).astype(np.int8),
             is_fallback=position >= scored[user],
+            popular=popular,
         )
         start = stop
 

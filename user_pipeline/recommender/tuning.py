@@ -7,14 +7,13 @@ import numpy as np
 from scipy.sparse import vstack
 
 from user_pipeline.recommender.co_views import count_co_views
+from user_pipeline.recommender.defaults import REGULARISATION
 from user_pipeline.recommender.evaluate import leave_out, measure
 from user_pipeline.recommender.interactions import Interactions
 from user_pipeline.recommender.score import TOP_N, recommend
 from user_pipeline.recommender.weights import (
     MEMORY_LIMIT,
-    NEIGHBOURS,
-    REGULARISATION,
-    nearest_pages,
+    find_predictors,
     solve,
 )
 
@@ -26,7 +25,7 @@ def choose_regularisation(
     views: Interactions,
     *,
     grid: Sequence[float] = GRID,
-    neighbours: int = NEIGHBOURS,
+    neighbours: int | None = None,
     max_users: int = 20_000,
     seed: int = 0,
     memory_limit: int = MEMORY_LIMIT,
@@ -35,12 +34,12 @@ def choose_regularisation(
     """The penalty with the best recall@3 on a validation split.
 
     A fifth of the pages of each of some users who have at least 5 is held out, the rest and all other users'
-    views are learned from. Co-views and neighbours are found once, whatever the length of the grid.
+    views are learned from. Co-views and predictors are found once, whatever the length of the grid.
 
     Args:
         views: users x columns, all of it training data.
         grid: penalties to try.
-        neighbours: K.
+        neighbours: K, as for :func:`.fit`.
         max_users: users to hold pages out for, at most, chosen at random.
         seed: of that choice and of the split.
         memory_limit: bytes, as for :func:`.fit`.
@@ -71,11 +70,11 @@ def choose_regularisation(
         popularity=left[order].astype(np.int64),
     )
     co_views = count_co_views(train, memory_limit=memory_limit, n_threads=n_threads)
-    nearest = nearest_pages(co_views, neighbours, n_threads=n_threads)
+    predictors = find_predictors(co_views, neighbours, REGULARISATION, memory_limit=memory_limit, n_threads=n_threads)
     served = replace(train, matrix=train.matrix[-len(asked) :])
 
     def recall(regularisation: float) -> float:
-        weights = solve(co_views, nearest, regularisation, n_threads=n_threads)
+        weights = solve(co_views, predictors, regularisation, n_threads=n_threads)
         ranked = np.full((len(asked), TOP_N), -1)
         for part in recommend(served, weights, memory_limit=memory_limit, n_threads=n_threads):
             ranked[part.user, part.rank - 1] = part.page

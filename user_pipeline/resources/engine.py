@@ -64,6 +64,8 @@ class Engine:
                     "temp_directory": str(self.scratch / "spill"),
                     # Order is asked for where it matters; keeping it elsewhere costs memory.
                     "preserve_insertion_order": False,
+                    # It takes a file that is replaced within a second for the one it was before.
+                    "enable_external_file_cache": False,
                     # Extensions come from the network, which a deployment may not have.
                     "autoinstall_known_extensions": False,
                 }

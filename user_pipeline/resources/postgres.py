@@ -79,9 +79,27 @@ class Postgres:
         Raises:
             DatabaseError, DatabaseUnavailableError, StatementError: as for :meth:`transaction`.
         """
+        import pyarrow as pa
+
+        failures: list[Exception] = []
         with self._connection() as connection, connection.cursor() as cursor:
             cursor.execute(sql)
-            yield cursor.fetch_record_batch()
+            reader = cursor.fetch_record_batch()
+
+            def batches() -> "Iterator[pa.RecordBatch]":
+                try:
+                    yield from reader
+                except Exception as error:
+                    failures.append(error)
+                    raise
+
+            try:
+                yield pa.RecordBatchReader.from_batches(reader.schema, batches())
+            except Exception:
+                # Whoever reads wraps what the driver says into an error of their own.
+                if failures:
+                    raise self._explained(failures[0]) from None
+                raise
 
     def close(self) -> None:
         """Close the connections that wait to be used again."""
@@ -137,12 +155,12 @@ class Postgres:
             cursor.execute("set time zone 'UTC'")
         return connection
 
-    def _explained(self, error: Any) -> Exception:  # noqa: ANN401 - the driver's error
+    def _explained(self, error: Any) -> Exception:  # noqa: ANN401 - the driver's error, or Arrow's
         """The driver's error, without the statement and without the values Postgres quotes in details."""
-        found = re.search(r"ERROR:\s*(.*)", str(error))
-        message = f"{self.database.variable}: Postgres says: {found[1] if found else _first_line(error)}"
-        permanent = (error.sqlstate or "")[:2] in _PERMANENT_CLASSES
-        return (StatementError if permanent else DatabaseUnavailableError)(message)
+        text = str(error)
+        code = getattr(error, "sqlstate", None) or next(iter(re.findall(r"SQLSTATE: (\w{5})", text)), "")
+        message = f"{self.database.variable}: {_said(text)}"
+        return (StatementError if code[:2] in _PERMANENT_CLASSES else DatabaseUnavailableError)(message)
 
 
 class Transaction:
@@ -161,11 +179,29 @@ class Transaction:
         self._cursor.execute(sql, parameters or None)
         return [tuple(row) for row in self._cursor.fetchall()]
 
+    def stream(self, sql: str) -> "pa.RecordBatchReader":
+        """The rows of one statement as batches, to be read before the next statement runs."""
+        self._cursor.execute(sql)
+        return self._cursor.fetch_record_batch()
+
     def load(self, table: str, reader: "pa.RecordBatchReader") -> int:
         """COPY batches into a new temporary table; returns the number of rows.
 
         An error of the reader is raised as it is: it says nothing about the database.
         """
+        return self._ingest(table, reader, mode="create", temporary=True)
+
+    def append(self, table: str, reader: "pa.RecordBatchReader", schema: str | None = None) -> int:
+        """COPY batches into a table of exactly their types; returns the number of rows.
+
+        Args:
+            table: its name.
+            reader: the rows; columns are matched by name. An error of it is raised as it is.
+            schema: the table's schema; None for a temporary table.
+        """
+        return self._ingest(table, reader, mode="append", db_schema_name=schema, temporary=schema is None)
+
+    def _ingest(self, table: str, reader: "pa.RecordBatchReader", **options: Any) -> int:  # noqa: ANN401 - of ADBC
         import adbc_driver_postgresql.dbapi as adbc
         import pyarrow as pa
 
@@ -180,7 +216,7 @@ class Transaction:
 
         watched = pa.RecordBatchReader.from_batches(reader.schema, batches())
         try:
-            return int(self._cursor.adbc_ingest(table, watched, mode="create", temporary=True))
+            return int(self._cursor.adbc_ingest(table, watched, **options))
         except adbc.Error:
             if failures:
                 raise failures[0] from None
@@ -213,6 +249,15 @@ def quote(identifier: str) -> str:
 def literal(text: str) -> str:
     """A string as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def _said(text: str) -> str:
+    """What an error is about: what Postgres says, or libpq of a connection that broke off."""
+    if found := re.search(r"(?:ERROR|FATAL|PANIC):\s*(.*)", text):
+        return f"Postgres says: {found[1]}"
+    if found := re.search(r"(?:server closed|connection|could not|SSL)[^\n']*(?=\n|$)", text):
+        return f"the connection broke off: {found[0]}"
+    return text.partition("\n")[0]
 
 
 def _first_line(error: Exception) -> str:

@@ -16,9 +16,9 @@ def clean_page_views(raw: Frame) -> Frame:
         raw: at least ``ts`` datetime, ``url`` string, ``environment`` string, ``user_id`` int64.
 
     Returns:
-        exactly those columns.
+        exactly those columns, in the order of time.
     """
-    return _distinct_production_rows(raw, PAGE_VIEW_COLUMNS)
+    return _distinct_production_rows(raw, PAGE_VIEW_COLUMNS).sort("ts")
 
 
 def clean_user_updates(raw: Frame) -> Frame:
@@ -28,45 +28,37 @@ def clean_user_updates(raw: Frame) -> Frame:
         raw: at least ``updated_at`` datetime, ``user_id`` int64, ``email``, ``name`` and ``environment`` string.
 
     Returns:
-        exactly those columns.
+        exactly those columns, in the order of time.
     """
-    return _distinct_production_rows(raw, USER_UPDATE_COLUMNS)
+    return _distinct_production_rows(raw, USER_UPDATE_COLUMNS).sort("updated_at")
 
 
-def count_by_environment(raw: Frame, event_time: str) -> Frame:
-    """How many delivered rows of each day are production and how many are not.
+def count_environments(raw: Frame) -> Frame:
+    """How many delivered rows there are and how many of them are production.
 
     Args:
-        raw: ``environment`` string and the event time.
-        event_time: the datetime column that decides the day.
+        raw: ``environment`` string.
 
     Returns:
-        ``day`` datetime (its midnight), ``raw_rows`` int64, ``production_rows`` int64.
+        one row: ``raw_rows`` int64, ``production_rows`` int64 (null when there is no row).
     """
     return (
-        raw.with_columns(
-            day=nw.col(event_time).dt.truncate("1d"),
-            is_production=(nw.col("environment") == PRODUCTION).cast(nw.Int64),
-        )
-        .group_by("day")
-        .agg(raw_rows=nw.len(), production_rows=nw.col("is_production").sum())
-        # Not inside the aggregation: pandas and PyArrow take only plain ones.
-        .with_columns(nw.col("raw_rows", "production_rows").cast(nw.Int64))
+        raw.select(is_production=(nw.col("environment") == PRODUCTION).cast(nw.Int64))
+        .select(raw_rows=nw.len(), production_rows=nw.col("is_production").sum())
+        .with_columns(nw.all().cast(nw.Int64))
     )
 
 
-def count_by_day(rows: Frame, event_time: str) -> Frame:
-    """How many rows each day has.
-
-    Args:
-        rows: any rows with the event time.
-        event_time: the datetime column that decides the day.
+def count_rows(rows: Frame) -> Frame:
+    """How many rows there are.
 
     Returns:
-        ``day`` datetime (its midnight), ``rows`` int64.
+        one row: ``rows`` int64.
     """
-    return rows.with_columns(day=nw.col(event_time).dt.truncate("1d")).group_by("day").agg(rows=nw.len().cast(nw.Int64))
+    return rows.select(rows=nw.len()).with_columns(nw.col("rows").cast(nw.Int64))
 
 
 def _distinct_production_rows(raw: Frame, columns: tuple[str, ...]) -> Frame:
-    return raw.filter(nw.col("environment") == PRODUCTION).select(*columns).unique()
+    # Not by unique(), which numbers the rows within each group: that sorts where this hashes.
+    kept = raw.filter(nw.col("environment") == PRODUCTION).group_by(*columns).agg(nw.len().alias("delivered"))
+    return kept.select(*columns)

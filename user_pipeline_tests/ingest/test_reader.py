@@ -10,7 +10,7 @@ from obstore.exceptions import GenericError, PermissionDeniedError
 
 from user_pipeline.ingest.catalog import Catalog
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
-from user_pipeline.ingest.fragments import gather
+from user_pipeline.ingest.fragments import Days
 from user_pipeline.ingest.reader import Ingested, UnreadObjectsError, read_new_objects
 from user_pipeline.ingest.rejects import publish_rejects
 from user_pipeline_tests.platform import Platform, update, view
@@ -36,7 +36,7 @@ def rows(platform: Platform, feed: Feed, day: date = date(2017, 4, 1)) -> list[d
     """The rows of a day, in the order of their lines."""
     with platform.engine() as engine:
         catalog = Catalog.load(platform.storage.lake, feed)
-        frame = gather(feed, catalog, platform.storage, engine, [day])[day]
+        frame = Days(feed, catalog, platform.storage, engine, [day])[day.isoformat()]
         found: list[dict[str, Any]] = frame.collect("pyarrow").to_native().to_pylist()
     return found
 

@@ -277,7 +277,6 @@ def test_dagster_is_told_the_rows_of_each_day_and_of_the_table(platform: Platfor
     assert noted == {
         f"2017-04-0{day}": {
             "dagster/partition_row_count": rows,
-            "dagster/row_count": 2,
             "dagster/table_name": "analytics.public.user_page_views",
         }
         for day, rows in ((1, 2), (2, 0), (3, 2))

@@ -533,7 +533,7 @@ values = st.lists(
 def test_values_of_every_type_come_back_as_they_were(platform: Platform, rows: list[dict[str, Any]]) -> None:
     table = pa.Table.from_pylist(rows, schema=pa.schema([(name, kind) for name, (kind, _) in VALUES.items()]))
     with platform.staging.transaction() as transaction:
-        assert replace_slice(transaction, Table("public", "kinds"), None, to_reader(table)) == len(rows)
+        assert replace_slice(transaction, Table("public", "kinds"), None, to_reader(table)).rows == len(rows)
     with platform.engine() as engine:
         manager = PostgresIOManager(platform.staging, engine)
         relation = manager._spool("select * from kinds", Table("public", "kinds"))
@@ -571,7 +571,7 @@ def replace(
 ) -> int:
     start, end = datetime.fromisoformat(first), datetime.fromisoformat(last or first) + timedelta(days=1)
     part = Slice(expression, window=(start.replace(tzinfo=UTC), end.replace(tzinfo=UTC)))
-    return replace_slice(transaction, into, part, to_reader(table))
+    return replace_slice(transaction, into, part, to_reader(table)).rows
 
 
 def counts_of(platform: Platform, table: str) -> int:

@@ -28,7 +28,7 @@ def user_pipeline(checkout: Path, environment: dict[str, str], *arguments: str) 
 
 def tables(checkout: Path, environment: dict[str, str]) -> list[str]:
     names = {
-        "analytics": ("users", "user_page_views", "user_page_views_daily"),
+        "analytics": ("users", "user_page_views", "user_page_views_daily", "page_recommendations"),
         "staging": ("user_updates", "page_views", "rejected_lines"),
     }
     return [
@@ -42,11 +42,24 @@ def test_the_demo_shows_the_accounts_and_a_second_one_leaves_the_same_tables(
     checkout: Path, clean_environment: dict[str, str]
 ) -> None:
     shown = user_pipeline(checkout, clean_environment, "demo", "--days", "2")
-    for expected in ("20,400", "18,998", "invalid_timestamp", "Total Raw Users: 100", "brunoadeyemi1@example.com"):
+    for expected in (
+        "20,400",
+        "18,998",
+        "invalid_timestamp",
+        "Total Raw Users: 100",
+        "brunoadeyemi1@example.com",
+        "recommended_url",
+    ):
         assert expected in shown
     first = tables(checkout, clean_environment)
     assert all(first)
-    for folder in ("exports/user_page_views", "raw_page_views", "raw_user_updates", "fake_users"):
+    for folder in (
+        "exports/user_page_views",
+        "exports/page_recommendations",
+        "raw_page_views",
+        "raw_user_updates",
+        "fake_users",
+    ):
         days = sorted(path.name for path in (checkout / "data/lake" / folder).iterdir())
         assert days == ["date=2017-04-01", "date=2017-04-02"]
 

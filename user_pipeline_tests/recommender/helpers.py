@@ -23,7 +23,7 @@ def rows(parts: list[Recommendations]) -> list[tuple[int, int, int, bool]]:
     return [
         (int(user), int(page), int(rank), bool(fallback))
         for part in parts
-        for user, page, rank, fallback in zip(*part, strict=True)
+        for user, page, rank, fallback in zip(*part[:4], strict=True)
     ]
 
 

@@ -1,5 +1,5 @@
+from user_pipeline.recommender.defaults import REGULARISATION
 from user_pipeline.recommender.tuning import choose_regularisation
-from user_pipeline.recommender.weights import REGULARISATION
 from user_pipeline_tests.recommender.helpers import random_views, views_of
 
 

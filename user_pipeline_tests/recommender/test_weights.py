@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from user_pipeline.recommender import co_views as counting
 from user_pipeline.recommender.co_views import count_co_views, largest_in_rows
-from user_pipeline.recommender.interactions import interactions
-from user_pipeline.recommender.weights import LEAST, fit, nearest_pages
+from user_pipeline.recommender.interactions import Interactions, interactions
+from user_pipeline.recommender.weights import LEAST, find_predictors, fit, nearest_pages, solve
 from user_pipeline_tests.recommender.helpers import dense_ease, random_views, views_of
 
 
@@ -27,13 +28,14 @@ def test_with_all_pages_as_neighbours_it_is_dense_ease(seed: int, regularisation
     assert weights.toarray() == pytest.approx(dense_ease(views.matrix, regularisation), abs=1e-6)
 
 
-def test_each_column_solves_the_ridge_regression_on_its_neighbours() -> None:
+def test_each_column_solves_the_ridge_regression_on_its_predictors() -> None:
     views = random_views(7)
     x = views.matrix.toarray().astype(np.float64)
     gram = x.T @ x
-    nearest = nearest_pages(count_co_views(views, memory_limit=2**30), 10)
+    predictors = find_predictors(count_co_views(views, memory_limit=2**30), 10, 20.0)
+    assert predictors is not None
     expected = np.zeros_like(gram)
-    for page, near in enumerate(nearest.pages):
+    for page, near in enumerate(predictors.pages):
         system = gram[np.ix_(near, near)] + 20 * np.eye(10)
         expected[near, page] = np.linalg.solve(system, gram[near, page])
 
@@ -135,3 +137,76 @@ def test_the_number_of_threads_does_not_show() -> None:
 def test_one_page_and_no_page_have_no_weights() -> None:
     assert fit(views_of([(0, 0)], 1, 1)).toarray().tolist() == [[0]]
     assert fit(views_of([], 1, 1)).shape == (0, 0)
+
+
+def sequences(n_users: int, n_pages: int) -> Interactions:
+    """Sessions in which each page leads to one of five others, the first of them most often."""
+    rng = np.random.default_rng(0)
+    following = rng.integers(0, n_pages, (n_pages, 5))
+    here, pages = (n_pages * rng.random(n_users) ** 2).astype(int), []
+    for _ in range(9):
+        pages.append(here)
+        here = following[here, np.minimum(rng.geometric(0.45, n_users) - 1, 4)]
+    return interactions(np.tile(np.arange(n_users), 9), np.concatenate(pages), n_users=n_users, n_pages=n_pages)
+
+
+def error(views: Interactions, weights: csr_array) -> float:
+    """The objective that is minimised."""
+    x = views.matrix.astype(np.float64)
+    return float(((x - x @ weights).toarray() ** 2).sum() + 20 * (weights.astype(np.float64) ** 2).sum())
+
+
+def test_predictors_explain_sequences_better_than_the_nearest_alone() -> None:
+    views = sequences(6000, 600)
+    co_views = count_co_views(views, memory_limit=2**30)
+    predictors = find_predictors(co_views, 60, 20.0)
+    assert predictors is not None
+    nearest = nearest_pages(co_views, 60)
+    chosen, near, every = (error(views, solve(co_views, which, 20.0)) for which in (predictors, nearest, None))
+    assert every < chosen < near
+    assert chosen - every < 0.6 * (near - every)
+    # A page never predicts itself, nor another twice; half of the predictors are the nearest.
+    own = np.arange(600)[:, None]
+    assert (predictors.pages != own).all()
+    assert (np.diff(predictors.pages, axis=1) > 0).all()
+    closest = nearest_pages(co_views, 30).pages
+    assert all(set(few) <= set(all_of_it) for few, all_of_it in zip(closest, predictors.pages, strict=True))
+    gram = (views.matrix.T.astype(np.float64) @ views.matrix).toarray()
+    assert np.array_equal(predictors.co_views, gram[own, predictors.pages])
+
+
+def test_a_catalogue_without_overrated_pages_is_completed_by_the_nearest() -> None:
+    # Three pages nobody views together: nothing is predicted, rightly or wrongly.
+    views = views_of([(0, 0), (1, 1), (2, 2), (3, 3), (4, 0)], 5, 4)
+    predictors = find_predictors(count_co_views(views, memory_limit=2**30), 2, 1.0)
+    assert predictors is not None
+    assert predictors.pages.tolist() == [[1, 2], [0, 2], [0, 1], [0, 1]]
+    assert not predictors.co_views.any()
+
+
+def test_all_pages_predict_each_in_a_small_catalogue_if_there_is_memory() -> None:
+    views = random_views(2, n_users=3000, n_pages=400, n=40_000)
+    co_views = count_co_views(views, memory_limit=2**30)
+    assert find_predictors(co_views, None, 20.0) is None
+    assert fit(views).toarray() != pytest.approx(fit(views, neighbours=100).toarray(), abs=1e-6)
+    little = find_predictors(co_views, None, 20.0, memory_limit=8 * 400**2)
+    assert little is not None
+    assert little.pages.shape == (400, 100)
+    # Of a row the largest are kept.
+    expected = dense_ease(views.matrix, 20.0)
+    weights = fit(views).toarray()
+    kept = weights != 0
+    assert kept.sum(axis=1).max() <= 300
+    assert weights[kept] == pytest.approx(expected[kept], abs=1e-6)
+    for row, stays in zip(expected, kept, strict=True):
+        assert np.abs(row[~stays]).max() <= max(LEAST, np.abs(row[stays]).min()) + 1e-6
+
+
+@pytest.mark.parametrize("memory_limit", [2**30, 2**18])
+def test_pairs_of_pages_are_found_wherever_they_are_kept(memory_limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counting, "WIDEST", 100)
+    views = random_views(4, n_pages=300)
+    gram = (views.matrix.T.astype(np.float64) @ views.matrix).toarray()
+    one, other = np.triu_indices(views.matrix.shape[1], 1)
+    counts = count_co_views(views, memory_limit=memory_limit)
+    assert np.array_equal(counts.between(other.astype(np.int32), one.astype(np.int32)), gram[one, other])

@@ -138,17 +138,15 @@ def test_user_updates_are_the_distinct_production_rows(engine: str, rows: list[R
 @cases
 @given(views)
 @example([])
-def test_each_day_s_rows_are_counted_by_environment(engine: str, rows: list[Row]) -> None:
-    days = {midnight(row["ts"]) for row in rows}
-    expected = [
-        {
-            "day": day,
-            "raw_rows": sum(midnight(row["ts"]) == day for row in rows),
-            "production_rows": sum(midnight(row["ts"]) == day and row["environment"] == "production" for row in rows),
-        }
-        for day in days
-    ]
-    assert on(engine, VIEWS, rows, lambda frame: cleaned.count_by_environment(frame, "ts")) == bag(expected)
+def test_delivered_rows_are_counted_and_those_of_production(engine: str, rows: list[Row]) -> None:
+    production = sum(row["environment"] == "production" for row in rows)
+    [answer] = on(engine, VIEWS, rows, cleaned.count_environments)
+    assert dict(answer) | {"production_rows": dict(answer)["production_rows"] or 0} == {
+        "raw_rows": len(rows),
+        "production_rows": production,
+    }
+    [answer] = on(engine, VIEWS, rows, cleaned.count_rows)
+    assert dict(answer) == {"rows": len(rows)}
 
 
 @on_every_engine
@@ -197,7 +195,8 @@ def test_page_views_are_counted_by_day_user_and_page(engine: str, rows: list[Row
     [
         (marts.daily_page_views, VIEWS, [nw.Datetime, nw.Int64, nw.String, nw.Int64, nw.Datetime]),
         (marts.latest_updates, UPDATES, [nw.Datetime, nw.Int64, nw.String, nw.String, nw.Datetime]),
-        (lambda frame: cleaned.count_by_environment(frame, "ts"), VIEWS, [nw.Datetime, nw.Int64, nw.Int64]),
+        (cleaned.count_environments, VIEWS, [nw.Int64, nw.Int64]),
+        (cleaned.count_rows, VIEWS, [nw.Int64]),
         (cleaned.clean_page_views, VIEWS, [nw.Datetime, nw.String, nw.String, nw.Int64]),
         (cleaned.clean_user_updates, UPDATES, [nw.Datetime, nw.Int64, nw.String, nw.String, nw.String]),
     ],

@@ -1,0 +1,1 @@
+analyze public.page_recommendations

@@ -1,8 +1,0 @@
--- Pairs that these days did not have before: new, or known from other days.
-insert into public.user_page_views as v (user_id, email, url, count, last_viewed)
-select c.user_id, u.email, c.url, c.count, c.new_last
-from changes c left join public.users u on u.user_id = c.user_id
-where c.old_last is null
-order by c.user_id
-on conflict (user_id, public.url_digest(url)) do update
-set count = v.count + excluded.count, last_viewed = greatest(v.last_viewed, excluded.last_viewed)

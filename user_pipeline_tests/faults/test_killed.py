@@ -1,0 +1,93 @@
+"""A run that is killed, wherever it was, leaves the old or the new state, and the next run finishes its work."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from user_pipeline_tests.faults.forked import Parent, Run
+from user_pipeline_tests.faults.states import DAY, State, assert_exact, assert_old_or_new
+from user_pipeline_tests.platform import Platform
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parent]:
+    with Parent.start(tmp_path_factory.mktemp("forked")) as started:
+        yield started
+
+
+def complete(parent: Parent, platform: Platform, state: State) -> None:
+    """Run it again: everything is in the new state."""
+    [ended] = parent.run(platform.environment, Run(DAY))
+    assert ended.code == 0, ended.output
+    assert_exact(platform, state)
+
+
+def boundaries(parent: Parent, platform: Platform, file: Path) -> list[str]:
+    """The calls of an undisturbed run, in their order."""
+    [counted] = parent.run(platform.environment, Run(DAY, calls=str(file)))
+    assert counted.code == 0, counted.output
+    calls: list[str] = json.loads(file.read_text())
+    return calls
+
+
+def test_killed_at_every_boundary(
+    parent: Parent,
+    platform: Platform,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """The boundaries: each object put, copied or deleted in the lake, each statement, COPY and commit."""
+    state = State.number(0)
+    state.deliver(platform)
+    complete(parent, platform, state)
+    state = State.number(1)
+    state.deliver(platform)
+    calls = boundaries(parent, platform, tmp_path / "calls")
+    # What all of this is about: both ingests, both slices, both merges, the export.
+    assert {"put fragments", "put rejected", "put catalog", "put raw_page_views", "put exports"} <= set(calls)
+    assert calls.count("load incoming") == 4  # of both feeds: the rejects, and the shape of the slice
+    copied = ["append user_updates", "append page_views", "append users_daily", "append user_page_views_daily"]
+    assert sorted(name for name in calls if name.startswith("append")) == sorted(copied)
+    points = [(number, after) for number, name in enumerate(calls) for after in (False, True)]
+    if not request.config.getoption("--every-kill"):
+        # All that others can see is done by puts and commits; of what is inside a transaction, every eighth.
+        points = [
+            (number, after)
+            for number, after in points
+            if (after and calls[number].startswith(("put", "commit"))) or (not after and number % 8 == 0)
+        ]
+    reached = set()
+    for survived, (number, after) in enumerate(points):
+        new = State.number(survived + 2)
+        new.deliver(platform)
+        [ended] = parent.run(platform.environment, Run(DAY, kill_at=number, after=after))
+        where = f"{'after' if after else 'before'} call {number}, {calls[number]}"
+        assert ended.killed, f"{where}: {ended.output}"
+        reached.add(frozenset(assert_old_or_new(platform, state, new)))
+        complete(parent, platform, new)
+        state = new
+    # From nothing new to everything new, table by table in the order of the graph.
+    assert len(reached) >= 4
+    record_property("killed", len(points))
+
+
+def test_killed_at_any_moment(parent: Parent, platform: Platform) -> None:
+    """From outside, in the middle of whatever it does, with more rows than one batch holds."""
+    draw = Random(1)  # noqa: S311 - test data
+    state = State.number(0, rows=3_000)
+    state.deliver(platform)
+    complete(parent, platform, state)
+    killed = 0
+    for number in range(1, 5):
+        new = State.number(number, rows=3_000)
+        new.deliver(platform)
+        [ended] = parent.run(platform.environment, Run(DAY), kill_after=[draw.uniform(0.2, 1.5)])
+        killed += ended.killed
+        assert_old_or_new(platform, state, new)
+        complete(parent, platform, new)
+        state = new
+    assert killed
