@@ -8,8 +8,8 @@ source, lake and step output. Delivers a few lines for each of ``--runs`` days, 
 ``daily_log_pipeline`` for each day through GraphQL at once, and waits until all have ended. Meanwhile the queries of
 the UI's overview, runs page and asset graph are timed, one after the other.
 
-In the end every table is compared with what plain Python makes of the same lines. The sensor runs as well, as it
-does in production; its runs are counted apart.
+In the end the tables are compared with what plain Python makes of the same lines, and by ``user-pipeline verify``
+with a full recompute. The sensor runs as well, as it does in production; its runs are counted apart.
 """
 
 import argparse
@@ -137,7 +137,9 @@ def measure(deployment: Deployment, days: Sequence[date], objects: dict[str, byt
     expected, found = expected_tables(objects, days), tables(deployment)
     for name, rows in expected.items():
         print(f"  {name}: {len(found[name]):,} rows, {'as expected' if found[name] == rows else 'WRONG'}")
-    return found == expected and ours == {"SUCCESS": len(wanted)}
+    verified = deployment.run("user-pipeline", "verify")
+    print(f"  user-pipeline verify: {(verified.stdout + verified.stderr).strip().splitlines()[-1]}")
+    return found == expected and ours == {"SUCCESS": len(wanted)} and verified.returncode == 0
 
 
 def main() -> None:

@@ -126,7 +126,7 @@ class Deployment:
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command as in a container of the image."""
         return subprocess.run(
-            command, cwd=self.home, env=self.environment, capture_output=True, text=True, check=False, timeout=120
+            command, cwd=self.home, env=self.environment, capture_output=True, text=True, check=False, timeout=600
         )
 
     def start(self, service: str) -> None:
