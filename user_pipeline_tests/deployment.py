@@ -33,6 +33,8 @@ DEPLOY = Path(__file__).parents[1] / "deploy"
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "docker-compose.yaml").read_text())
 BUCKETS = ("web-logs", "lake", "dagster-logs")
 SERVICES = ("code", "webserver", "daemon")
+TABLES = ("raw_user_updates", "raw_page_views", "user_updates", "page_views", "users", "user_page_views")
+"""What may be done for several days at once, in any order. (A day's recommendations are of all days before it.)"""
 _PATIENCE = 120.0
 
 
@@ -83,10 +85,10 @@ class Deployment:
     def environment(self) -> dict[str, str]:
         """What the compose file sets for every service of the image, for these addresses."""
         given = {
-            "DAGSTER_POSTGRES_URL": self.url("dagster", "dagster"),
+            "DAGSTER_POSTGRES_URL": self.url("user_pipeline_dagster", "dagster"),
             "DAGSTER_COMPUTE_LOGS_BUCKET": BUCKETS[2],
-            "USER_PIPELINE_STAGING_URL": self.url("user_pipeline", "staging"),
-            "USER_PIPELINE_ANALYTICS_URL": self.url("user_pipeline", "analytics"),
+            "USER_PIPELINE_STAGING_URL": self.url("user_pipeline_owner", "staging"),
+            "USER_PIPELINE_ANALYTICS_URL": self.url("user_pipeline_owner", "analytics"),
             "USER_PIPELINE_SOURCE_URL": f"s3://{BUCKETS[0]}",
             "USER_PIPELINE_LAKE_URL": f"s3://{BUCKETS[1]}",
             "USER_PIPELINE_START_DATE": "2017-04-01",
@@ -178,8 +180,8 @@ class Deployment:
             raise AssertionError(content["errors"])
         return content["data"]
 
-    def launch(self, day: str, job: str = "daily_log_pipeline") -> str:
-        """Ask for one day of a job, as the UI does; returns the run's id."""
+    def launch(self, day: str, job: str = "daily_log_pipeline", assets: Sequence[str] = ()) -> str:
+        """Ask for one day of a job, or of some of its assets and their checks, as the UI does; returns the run's id."""
         answer = self.graphql(
             """
             mutation ($params: ExecutionParams!) {
@@ -195,6 +197,7 @@ class Deployment:
                     "repositoryLocationName": "user_pipeline",
                     "repositoryName": "__repository__",
                     "jobName": job,
+                    **({"assetSelection": [{"path": [asset]} for asset in assets]} if assets else {}),
                 },
                 "runConfigData": {},
                 "executionMetadata": {"tags": [{"key": "dagster/partition", "value": day}]},
