@@ -12,6 +12,7 @@ from user_pipeline.transforms.cleaned import clean_page_views, clean_user_update
     group_name="cleaned",
     kinds={"postgres", "table"},
     io_manager_key="staging_io_manager",
+    pool="staging_database",
     metadata={
         "partition_expr": "updated_at",
         **column_schema(
@@ -33,6 +34,7 @@ def user_updates(raw_user_updates: dict[str, Frame]) -> PerPartition:
     group_name="cleaned",
     kinds={"postgres", "table"},
     io_manager_key="staging_io_manager",
+    pool="staging_database",
     metadata={
         "partition_expr": "ts",
         **column_schema(

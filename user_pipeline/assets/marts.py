@@ -12,6 +12,7 @@ from user_pipeline.transforms.marts import add_up_page_views, daily_page_views, 
     group_name="marts",
     kinds={"postgres", "table"},
     io_manager_key="analytics_io_manager",
+    pool="analytics_database",
     metadata={
         "maintained": True,
         **column_schema(
@@ -32,6 +33,7 @@ def users(user_updates: dict[str, Frame]) -> dict[str, Frame]:
     group_name="marts",
     kinds={"postgres", "table"},
     io_manager_key="analytics_io_manager",
+    pool="analytics_database",
     deps=[users],
     ins={"page_views": dg.AssetIn(metadata={"columns": ["ts", "url", "user_id"]})},
     metadata={

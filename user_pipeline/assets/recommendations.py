@@ -110,6 +110,7 @@ def page_recommendations(
     group_name="marts",
     kinds={"postgres", "table"},
     io_manager_key="analytics_io_manager",
+    pool="analytics_database",
     deps=[
         dg.AssetDep(
             page_recommendations,

@@ -42,7 +42,8 @@ def create_tables(databases: "Databases") -> dict[str, list[str]]:
 
 
 _KEY = """
-create unique index if not exists user_page_views_key on public.user_page_views (user_id, public.url_key(url) collate "C")
+create unique index if not exists user_page_views_key
+  on public.user_page_views (user_id, public.url_key(url) collate "C")
 """
 
 

@@ -1,0 +1,14 @@
+#!/bin/sh
+# Put what backup.sh dumped in the place of what is there: restore.sh DIRECTORY
+#
+# The databases and roles have to exist; what else is in them stays. Nothing may be connected: stop the web server, the
+# daemon and the code server first. Each database is restored in one transaction: wholly or not at all.
+set -eu
+directory=${1:?usage: restore.sh DIRECTORY}
+for service in dagster staging analytics; do
+    [ -f "$directory/$service.dump" ] || { echo "there is no $directory/$service.dump" >&2; exit 1; }
+done
+for service in dagster staging analytics; do
+    pg_restore --clean --if-exists --no-owner --no-acl --single-transaction --exit-on-error \
+        --dbname="service=$service" "$directory/$service.dump"
+done

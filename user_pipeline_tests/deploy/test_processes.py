@@ -1,0 +1,111 @@
+"""The shipped deployment, started: code server, web server and daemon as processes, Postgres, and a bucket."""
+
+import tempfile
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from user_pipeline.local.postgres import ensure_running
+from user_pipeline_tests.deployment import (
+    BUCKETS,
+    SERVICES,
+    TABLES,
+    Deployment,
+    deployed,
+    expected_tables,
+    small_logs,
+    tables,
+)
+from user_pipeline_tests.local.conftest import discard
+from user_pipeline_tests.s3 import Endpoint, s3_endpoint
+
+FIRST = date(2017, 4, 1)
+LOGS = small_logs(FIRST, 2)
+DAYS = [date(2017, 4, 1), date(2017, 4, 2)]
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[Endpoint]:
+    with pytest.MonkeyPatch.context() as patch, s3_endpoint(patch, *BUCKETS) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="module")
+def deployment(bucket: Endpoint) -> Iterator[Deployment]:
+    directory = Path(tempfile.mkdtemp(prefix="up-"))
+    directory.chmod(0o755)
+    try:
+        with deployed(directory, ensure_running(directory / "data"), bucket.url) as made:
+            for service in SERVICES:
+                made.start(service)
+            yield made
+    finally:
+        discard(directory)
+
+
+def test_a_day_launched_through_the_web_server_is_in_the_tables_and_its_output_in_the_bucket(
+    deployment: Deployment, bucket: Endpoint
+) -> None:
+    for key, content in LOGS.items():
+        bucket.client.put_object(Bucket=BUCKETS[0], Key=key, Body=content)
+
+    # At once: all of the first day, and the tables of the second.
+    runs = [deployment.launch("2017-04-01"), deployment.launch("2017-04-02", assets=TABLES)]
+    for run in runs:
+        deployment.wait(run, "SUCCESS")
+
+    assert tables(deployment) == expected_tables(LOGS, DAYS)
+    logs = [key for key in bucket.keys(BUCKETS[2]) if key.startswith("compute-logs/storage/")]
+    for run in runs:
+        assert [key for key in logs if run in key and key.endswith(".err")], logs
+    # What the UI shows is read from there.
+    shown = deployment.graphql(
+        "query ($key: [String!]!) { capturedLogs(logKey: $key) { stderr } }",
+        key=_log_key(next(key for key in logs if runs[0] in key and key.endswith(".err"))),
+    )
+    assert "daily_log_pipeline" in shown["capturedLogs"]["stderr"]
+
+
+def test_a_run_that_dies_with_its_container_is_noticed_and_resumed(deployment: Deployment) -> None:
+    run = deployment.launch("2017-04-02", "daily_fake_users")
+    deployment.wait(run, "STARTED")
+    deployment.kill("code")
+    deployment.start("code")
+
+    deployment.wait(run, "FAILURE")
+    [(resumed,)] = _until(
+        deployment, f"select run_id from run_tags where key = 'dagster/parent_run_id' and value = '{run}'"
+    )
+    deployment.wait(resumed, "SUCCESS")
+    # The steps that had succeeded were not done again.
+    done = deployment.query(
+        "dagster",
+        "select step_key, count(*) from event_logs where dagster_event_type = 'STEP_SUCCESS'"
+        f" and run_id in ('{run}', '{resumed}') group by 1",
+    )
+    assert {step for step, _ in done} >= {"fake_users_archive", "fake_users_report"}
+    assert {count for _, count in done} == {1}
+
+
+def test_no_process_has_written_a_password(deployment: Deployment) -> None:
+    for service in SERVICES:
+        text = (deployment.home.parent / f"{service}.log").read_text(errors="replace")
+        assert text
+        assert "test-secret" not in text
+        assert "pipeline-secret" not in text
+
+
+def _log_key(key: str) -> list[str]:
+    return key.removeprefix("compute-logs/storage/").removesuffix(".err").split("/")
+
+
+def _until(deployment: Deployment, sql: str, patience: float = 120.0) -> list[tuple[str]]:
+    import time
+
+    deadline = time.monotonic() + patience
+    while not (rows := deployment.query("dagster", sql)):
+        assert time.monotonic() < deadline, deployment.log("daemon")
+        time.sleep(0.5)
+    return [(str(row[0]),) for row in rows]

@@ -1,0 +1,312 @@
+"""The deployment of ``deploy/`` as processes of this machine: its files, its commands, its health checks.
+
+What the compose file gives the services of the image is what these processes get; only addresses and ports differ.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import psycopg2
+import yaml
+
+from user_pipeline.local import postgres
+from user_pipeline.local.postgres import PORT, SUPERUSER, EmbeddedPostgres
+from user_pipeline_tests import oracle
+from user_pipeline_tests.platform import update, view
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "docker-compose.yaml").read_text())
+BUCKETS = ("web-logs", "lake", "dagster-logs")
+SERVICES = ("code", "webserver", "daemon")
+TABLES = ("raw_user_updates", "raw_page_views", "user_updates", "page_views", "users", "user_page_views")
+"""What may be done for several days at once, in any order. (A day's recommendations are of all days before it.)"""
+_PATIENCE = 120.0
+
+
+def code_command() -> list[str]:
+    """The image's own command."""
+    text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ")
+    [found] = re.findall(r"^CMD (\[.*\])$", text, re.MULTILINE)
+    command: list[str] = json.loads(found)
+    return command
+
+
+def create_databases(server: EmbeddedPostgres) -> None:
+    """Run the script that the Postgres container runs on its first start."""
+    script = DEPLOY / "postgres" / "create-databases.sh"
+    subprocess.run(
+        ["/bin/sh", script],
+        env={
+            "PATH": f"{postgres.binaries()}:{os.environ['PATH']}",
+            "PGHOST": str(server.socket_dir),
+            "PGPORT": str(PORT),
+            "POSTGRES_USER": SUPERUSER,
+            "DAGSTER_DB_PASSWORD": "dagster-secret",
+            "USER_PIPELINE_DB_PASSWORD": "pipeline-secret",
+        },
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+
+
+@dataclass
+class Deployment:
+    """Code server, web server and daemon of one instance.
+
+    Attributes:
+        home: DAGSTER_HOME; the processes' output is beside it, in ``<service>.log``.
+        server: where the databases are.
+        endpoint: of the object store; its buckets exist.
+    """
+
+    home: Path
+    server: EmbeddedPostgres
+    endpoint: str
+    ports: Mapping[str, int] = field(default_factory=lambda: {"4000": _free_port(), "3000": _free_port()})
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the compose file sets for every service of the image, for these addresses."""
+        given = {
+            "DAGSTER_POSTGRES_URL": self.url("user_pipeline_dagster", "dagster"),
+            "DAGSTER_COMPUTE_LOGS_BUCKET": BUCKETS[2],
+            "USER_PIPELINE_STAGING_URL": self.url("user_pipeline_owner", "staging"),
+            "USER_PIPELINE_ANALYTICS_URL": self.url("user_pipeline_owner", "analytics"),
+            "USER_PIPELINE_SOURCE_URL": f"s3://{BUCKETS[0]}",
+            "USER_PIPELINE_LAKE_URL": f"s3://{BUCKETS[1]}",
+            "USER_PIPELINE_START_DATE": "2017-04-01",
+            "USER_PIPELINE_MEMORY_LIMIT": "500MB",
+            "USER_PIPELINE_CODE_HOST": "127.0.0.1",
+            "USER_PIPELINE_CODE_PORT": str(self.ports["4000"]),
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": "test-key",
+            "AWS_SECRET_ACCESS_KEY": "test-secret",
+            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        missing = set(COMPOSE["x-dagster"]["environment"]) ^ set(given)
+        if missing:
+            raise AssertionError(f"the compose file's variables and these differ in {missing}")
+        # As the Dockerfile has it. Nothing else of this shell but where programs and temporary files are.
+        image = {"PYTHONUNBUFFERED": "1", "DAGSTER_HOME": str(self.home), "MPLCONFIGDIR": str(self.home / "mpl")}
+        outer = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(self.home)}
+        return {**outer, **image, **given}
+
+    def url(self, role: str, database: str) -> str:
+        """A database as a role of the script sees it."""
+        return f"postgresql://{role}@/{database}?host={quote(str(self.server.socket_dir))}&port={PORT}"
+
+    def command(self, service: str) -> list[str]:
+        """What a service runs, on these ports and on loopback."""
+        command: Sequence[str] = code_command() if service == "code" else COMPOSE["services"][service]["command"]
+        return self._here(command)
+
+    def health(self, service: str) -> subprocess.CompletedProcess[str]:
+        """Run a service's health check once."""
+        kind, *check = COMPOSE["services"][service]["healthcheck"]["test"]
+        if kind != "CMD":
+            raise AssertionError(f"{service}: a health check without a shell begins with CMD")
+        return self.run(*self._here(check))
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command as in a container of the image."""
+        return subprocess.run(
+            command, cwd=self.home, env=self.environment, capture_output=True, text=True, check=False, timeout=600
+        )
+
+    def start(self, service: str) -> None:
+        """Start a service and wait until its health check passes."""
+        with (self.home.parent / f"{service}.log").open("ab") as log:
+            self.processes[service] = subprocess.Popen(
+                self.command(service),
+                cwd=self.home,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # A container: its processes can be killed together.
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _PATIENCE
+        while (check := self.health(service)).returncode:
+            if time.monotonic() > deadline or self.processes[service].poll() is not None:
+                raise AssertionError(f"{service} is not healthy: {check.stdout}{check.stderr}\n{self.log(service)}")
+            time.sleep(0.5)
+
+    def kill(self, service: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """End every process of a service, as when a container goes."""
+        process = self.processes.pop(service)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    def log(self, service: str) -> str:
+        """The end of what a service wrote."""
+        return (self.home.parent / f"{service}.log").read_text(errors="replace")[-4000:]
+
+    def graphql(self, query: str, **variables: Any) -> Any:
+        """Ask the web server."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.ports['3000']}/graphql",
+            data=json.dumps({"query": query, "variables": variables}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+            content = json.load(answer)
+        if content.get("errors"):
+            raise AssertionError(content["errors"])
+        return content["data"]
+
+    def launch(self, day: str, job: str = "daily_log_pipeline", assets: Sequence[str] = ()) -> str:
+        """Ask for one day of a job, or of some of its assets and their checks, as the UI does; returns the run's id."""
+        answer = self.graphql(
+            """
+            mutation ($params: ExecutionParams!) {
+              launchRun(executionParams: $params) {
+                __typename
+                ... on LaunchRunSuccess { run { runId } }
+                ... on PythonError { message }
+              }
+            }
+            """,
+            params={
+                "selector": {
+                    "repositoryLocationName": "user_pipeline",
+                    "repositoryName": "__repository__",
+                    "jobName": job,
+                    **({"assetSelection": [{"path": [asset]} for asset in assets]} if assets else {}),
+                },
+                "runConfigData": {},
+                "executionMetadata": {"tags": [{"key": "dagster/partition", "value": day}]},
+            },
+        )["launchRun"]
+        if answer["__typename"] != "LaunchRunSuccess":
+            raise AssertionError(answer)
+        run_id: str = answer["run"]["runId"]
+        return run_id
+
+    def status(self, run_id: str) -> str:
+        """A run's status, from the web server."""
+        answer = self.graphql("query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }", id=run_id)
+        status: str = answer["runOrError"]["status"]
+        return status
+
+    def wait(self, run_id: str, *statuses: str, patience: float = 240.0) -> str:
+        """Wait until a run has one of these statuses."""
+        deadline = time.monotonic() + patience
+        while (status := self.status(run_id)) not in statuses:
+            if time.monotonic() > deadline or status in ("SUCCESS", "FAILURE", "CANCELED"):
+                raise AssertionError(f"run {run_id} is {status}\n{self.log('daemon')}\n{self.log('code')}")
+            time.sleep(0.2)
+        return status
+
+    def query(self, database: str, sql: str) -> list[tuple[Any, ...]]:
+        """Rows of a database."""
+        connection = psycopg2.connect(self.url(SUPERUSER, database))
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(sql)
+                return cursor.fetchall()
+        finally:
+            connection.close()
+
+    def _here(self, command: Sequence[str]) -> list[str]:
+        here = [argument.replace("0.0.0.0", "127.0.0.1") for argument in command]  # noqa: S104 - it is taken out
+        for inside, outside in self.ports.items():
+            here = [re.sub(rf"\b{inside}\b", str(outside), argument) for argument in here]
+        return here
+
+
+@contextlib.contextmanager
+def deployed(directory: Path, server: EmbeddedPostgres, endpoint: str) -> Iterator[Deployment]:
+    """A deployment with its tables made, and its processes ended when the block ends; none is started yet."""
+    home = directory / "dagster_home"
+    home.mkdir(parents=True)
+    for name in ("dagster.yaml", "workspace.yaml", "migrate.sh"):
+        shutil.copy(DEPLOY / name, home)
+    create_databases(server)
+    made = Deployment(home, server, endpoint)
+    migrated = made.run(*COMPOSE["services"]["migrate"]["command"])
+    if migrated.returncode:
+        raise AssertionError(migrated.stdout + migrated.stderr)
+    try:
+        yield made
+    finally:
+        for service in reversed(SERVICES):
+            if service in made.processes:
+                made.kill(service, signal.SIGTERM)
+
+
+def small_logs(first: date, days: int) -> dict[str, bytes]:
+    """A few lines for each of some days, duplicates and other environments among them, by key."""
+    objects = {}
+    for number in range(days):
+        day = first + timedelta(days=number)
+        rows = [
+            view(
+                f"{day}T{hour:02}:00:00",
+                f"/p/{(number + hour) % 5}",
+                hour % 4,
+                "staging" if hour == 3 else "production",
+            )
+            for hour in range(8)
+        ]
+        lines = "".join(json.dumps(row) + "\n" for row in [*rows, rows[0]])
+        objects[f"PageViews/{number:04}.json"] = lines.encode()
+        objects[f"UserUpdates/{number:04}.csv"] = "".join(
+            update(f"{day}T0{user}:00:00", user, f"u{user}.{number}@example.com", f"User {user}")
+            for user in range(number % 4)
+        ).encode()
+    return objects
+
+
+def expected_tables(objects: Mapping[str, bytes], days: Sequence[date]) -> dict[str, list[tuple[Any, ...]]]:
+    """``users`` and ``user_page_views`` after these days, worked out by the oracle; sorted by their repr."""
+    views = {key: content for key, content in objects.items() if key.startswith("PageViews/")}
+    updates = {key: content for key, content in objects.items() if key.startswith("UserUpdates/")}
+    all_updates = set().union(*(oracle.user_updates(updates, day) for day in days))
+    all_views = set().union(*(oracle.page_views(views, day) for day in days))
+    return {
+        "users": sorted(oracle.users(all_updates), key=repr),
+        "user_page_views": oracle.user_page_views(all_views, all_updates),
+    }
+
+
+def tables(deployment: Deployment) -> dict[str, list[tuple[Any, ...]]]:
+    """The same tables as they are."""
+    return {
+        "users": sorted(deployment.query("analytics", "select user_id, email, name, updated_at from users"), key=repr),
+        "user_page_views": sorted(
+            deployment.query("analytics", "select user_id, email, url, count, last_viewed from user_page_views"),
+            key=repr,
+        ),
+    }
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        return port
