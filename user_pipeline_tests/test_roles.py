@@ -26,6 +26,9 @@ TABLES = [
     ("analytics", "users_daily"),
     ("analytics", "user_page_views"),
     ("analytics", "user_page_views_daily"),
+    ("analytics", "page_recommendations"),
+    ("analytics", "page_recommendations_day"),
+    ("analytics", "recommendation_quality"),
 ]
 PASSWORDS = {
     "user_pipeline_owner": "owner's p@ss:word/1",
@@ -231,7 +234,8 @@ def test_the_command_makes_tables_and_a_writer_without_them_is_told_of_it(
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == (
         "USER_PIPELINE_STAGING_URL: page_views, rejected_lines, user_updates\n"
-        "USER_PIPELINE_ANALYTICS_URL: user_page_views, user_page_views_daily, users, users_daily\n"
+        "USER_PIPELINE_ANALYTICS_URL: page_recommendations, page_recommendations_day, recommendation_quality, "
+        "user_page_views, user_page_views_daily, users, users_daily\n"
     )
     assert as_writer.materialize("2017-04-01").success
 
