@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from user_pipeline.assets.common import column_schema, daily_asset
+from user_pipeline.assets.common import PERSONAL, column_lineage, column_schema, daily_asset
 from user_pipeline.io_managers.postgres import PerPartition
 from user_pipeline.transforms import Frame
 from user_pipeline.transforms.cleaned import clean_page_views, clean_user_updates, count_environments
@@ -11,6 +11,7 @@ from user_pipeline.transforms.cleaned import clean_page_views, clean_user_update
 @daily_asset(
     group_name="cleaned",
     kinds={"postgres", "table"},
+    tags=PERSONAL,
     io_manager_key="staging_io_manager",
     pool="staging_database",
     metadata={
@@ -22,6 +23,9 @@ from user_pipeline.transforms.cleaned import clean_page_views, clean_user_update
             ("name", "text", "Name after the update."),
             ("environment", "text", "Always production."),
             unique=("updated_at", "user_id", "email", "name", "environment"),
+        ),
+        **column_lineage(
+            **{name: f"raw_user_updates.{name}" for name in ("updated_at", "user_id", "email", "name", "environment")}
         ),
     },
 )
@@ -44,6 +48,7 @@ def user_updates(raw_user_updates: dict[str, Frame]) -> PerPartition:
             ("user_id", "bigint", "Who viewed it."),
             unique=("ts", "url", "environment", "user_id"),
         ),
+        **column_lineage(**{name: f"raw_page_views.{name}" for name in ("ts", "url", "environment", "user_id")}),
     },
 )
 def page_views(raw_page_views: dict[str, Frame]) -> PerPartition:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -18,6 +19,14 @@ RETRY = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, j
 """For what may pass by itself: a store or database that is restarting. Permanent errors end a step at once."""
 
 
+# The schedules begin at 00:30 UTC. Late data makes it fresh again on the way.
+FRESHNESS = dg.FreshnessPolicy.cron(deadline_cron="0 3 * * *", lower_bound_delta=timedelta(hours=3))
+"""Every day between midnight and three o'clock, UTC."""
+
+PERSONAL = {"personal_data": "yes"}
+"""The tag of assets with names or e-mail addresses."""
+
+
 def daily_asset(**options: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:  # noqa: ANN401 - dg.asset's
     """:func:`dagster.asset` with what all assets have in common; an option given here replaces the common one."""
     common = {
@@ -26,9 +35,23 @@ def daily_asset(**options: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefin
         "backfill_policy": dg.BackfillPolicy.single_run(),
         "owners": OWNERS,
         "retry_policy": RETRY,
+        "freshness_policy": FRESHNESS,
     }
     decorator: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(**{**common, **options})
     return decorator
+
+
+def column_lineage(**columns: str) -> dict[str, Any]:
+    """The metadata entry that says what each column is made of.
+
+    Args:
+        columns: for a column, the columns it comes from, as ``asset.column`` with blanks between them.
+    """
+    deps = {
+        column: [dg.TableColumnDep(*source.split(".")) for source in sources.split()]
+        for column, sources in columns.items()
+    }
+    return {"dagster/column_lineage": dg.TableColumnLineage(deps)}
 
 
 def column_schema(*columns: tuple[str, str, str], unique: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """Exports: the tables people query, as files they can take away."""
 
-from user_pipeline.assets.common import column_schema, daily_asset
+from user_pipeline.assets.common import PERSONAL, column_lineage, column_schema, daily_asset
 from user_pipeline.transforms import Frame
 
 
 @daily_asset(
     group_name="exports",
     kinds={"s3", "csv"},
+    tags=PERSONAL,
     io_manager_key="csv_io_manager",
     metadata={
         "table": "user_page_views",
@@ -18,6 +19,9 @@ from user_pipeline.transforms import Frame
             ("last_viewed", "timestamp", "The latest of them, UTC, as YYYY-MM-DD HH:MM:SS[.ffffff]."),
             unique=("user_id", "url"),
         ),
+        **column_lineage(
+            **{name: f"user_page_views.{name}" for name in ("user_id", "email", "url", "count", "last_viewed")}
+        ),
     },
 )
 def user_page_views_csv(user_page_views: Frame) -> Frame:
@@ -28,6 +32,7 @@ def user_page_views_csv(user_page_views: Frame) -> Frame:
 @daily_asset(
     group_name="exports",
     kinds={"s3", "csv"},
+    tags=PERSONAL,
     io_manager_key="csv_io_manager",
     metadata={
         "table": "page_recommendations",
@@ -37,6 +42,9 @@ def user_page_views_csv(user_page_views: Frame) -> Frame:
             ("recommended_url", "text", "A page the user has not viewed."),
             ("rank", "integer", "1 is best, 3 the last."),
             unique=("user_id", "rank"),
+        ),
+        **column_lineage(
+            **{name: f"page_recommendations.{name}" for name in ("user_id", "email", "recommended_url", "rank")}
         ),
     },
 )

@@ -18,8 +18,11 @@ from pydantic import Field
 from user_pipeline.assets.common import column_schema, daily_asset
 from user_pipeline.fake_users.columns import CLEANED, RAW, Column
 from user_pipeline.io_managers.files import Day, File, FilePerDay, LakeFiles, stored_as
+from user_pipeline.io_managers.shown import PREVIEW_ROWS, preview
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from user_pipeline.fake_users.report import Summary
 
 RAW_CSV = "users_raw.csv"
@@ -77,7 +80,7 @@ def fake_users_archive(config: FakeUsersConfig) -> FilePerDay:
         users = generate(config.num_users, config.missing_last_name_share, config.missing_email_share, seed)
         path = day.scratch / "users_raw.zip"
         archive.pack(path, RAW_CSV, partial(csvfile.write, users))
-        return File(path, rows=users.num_rows, metadata={"seed": seed})
+        return File(path, rows=users.num_rows, metadata={"seed": seed, **_preview(users)})
 
     return FilePerDay(make)
 
@@ -90,7 +93,8 @@ def fake_users_extracted(fake_users_archive: LakeFiles) -> FilePerDay:
     def make(day: Day) -> File:
         path = day.scratch / "users_extracted.csv"
         archive.unpack(fake_users_archive.path(day), RAW_CSV, path, name=fake_users_archive.url(day.key))
-        return File(path, rows=csvfile.read(path, RAW, only=["id"]).num_rows)
+        users = csvfile.read(path, RAW)
+        return File(path, rows=users.num_rows, metadata=_preview(users))
 
     return FilePerDay(make)
 
@@ -108,7 +112,9 @@ def fake_users_cleaned(context: dg.AssetExecutionContext, fake_users_extracted: 
         path = day.scratch / "users_cleaned.csv"
         with path.open("wb") as stream:
             csvfile.write(users, stream)
-        return File(path, rows=users.num_rows, metadata={"removed_users": removed.total, **asdict(removed)})
+        return File(
+            path, rows=users.num_rows, metadata={"removed_users": removed.total, **asdict(removed), **_preview(users)}
+        )
 
     return FilePerDay(make)
 
@@ -122,7 +128,7 @@ def fake_users_excel(fake_users_cleaned: LakeFiles) -> FilePerDay:
         users = csvfile.read(fake_users_cleaned.path(day), CLEANED)
         path = day.scratch / "users_cleaned.xlsx"
         sheets = workbook.write(users, path, title="users")
-        return File(path, rows=users.num_rows, metadata={"sheets": sheets})
+        return File(path, rows=users.num_rows, metadata={"sheets": sheets, **_preview(users)})
 
     return FilePerDay(make)
 
@@ -136,7 +142,7 @@ def fake_users_sqlite(fake_users_cleaned: LakeFiles) -> FilePerDay:
         users = csvfile.read(fake_users_cleaned.path(day), CLEANED)
         path = day.scratch / "users.db"
         database.write(users, path, name="users", columns=CLEANED)
-        return File(path, rows=users.num_rows)
+        return File(path, rows=users.num_rows, metadata=_preview(users))
 
     return FilePerDay(make)
 
@@ -205,6 +211,10 @@ def _numbers(summary: "Summary") -> dict[str, Any]:
         return known
     cities = [dg.TableRecord(asdict(city)) for city in summary.cities[:_SHOWN_CITIES]]
     return {**known, "cities": dg.MetadataValue.table(cities)}
+
+
+def _preview(users: "pa.Table") -> dict[str, Any]:
+    return preview(users.column_names, users.slice(0, PREVIEW_ROWS).to_pylist())
 
 
 def _as_code(lines: Sequence[str]) -> str:

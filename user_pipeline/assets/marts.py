@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from user_pipeline.assets.common import column_schema, daily_asset
+from user_pipeline.assets.common import PERSONAL, column_lineage, column_schema, daily_asset
 from user_pipeline.io_managers.postgres import Contributions
 from user_pipeline.transforms import Frame
 from user_pipeline.transforms.marts import add_up_page_views, daily_page_views, latest_updates
@@ -11,6 +11,7 @@ from user_pipeline.transforms.marts import add_up_page_views, daily_page_views, 
 @daily_asset(
     group_name="marts",
     kinds={"postgres", "table"},
+    tags=PERSONAL,
     io_manager_key="analytics_io_manager",
     pool="analytics_database",
     metadata={
@@ -22,6 +23,12 @@ from user_pipeline.transforms.marts import add_up_page_views, daily_page_views, 
             ("updated_at", "timestamp", "When that was, UTC."),
             unique=("user_id",),
         ),
+        **column_lineage(
+            user_id="user_updates.user_id",
+            email="user_updates.email",
+            name="user_updates.name",
+            updated_at="user_updates.updated_at",
+        ),
     },
 )
 def users(user_updates: dict[str, Frame]) -> dict[str, Frame]:
@@ -32,6 +39,7 @@ def users(user_updates: dict[str, Frame]) -> dict[str, Frame]:
 @daily_asset(
     group_name="marts",
     kinds={"postgres", "table"},
+    tags=PERSONAL,
     io_manager_key="analytics_io_manager",
     pool="analytics_database",
     deps=[users],
@@ -49,6 +57,13 @@ def users(user_updates: dict[str, Frame]) -> dict[str, Frame]:
             ("count", "bigint", "How many distinct views, over all days."),
             ("last_viewed", "timestamp", "The latest of them, UTC."),
             unique=("user_id", "url"),
+        ),
+        **column_lineage(
+            user_id="page_views.user_id",
+            email="users.email",
+            url="page_views.url",
+            count="page_views.ts",
+            last_viewed="page_views.ts",
         ),
     },
 )

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime
 import dagster as dg
 
 from user_pipeline import settings
-from user_pipeline.assets.common import OWNERS, column_schema, daily_asset
+from user_pipeline.assets.common import OWNERS, PERSONAL, column_schema, daily_asset
 from user_pipeline.data_versions import data_version, raw_key, source_key, unobserved
 from user_pipeline.errors import never_retried
 from user_pipeline.ingest.catalog import Catalog
@@ -42,6 +42,7 @@ _WHERE_FROM = (
 @daily_asset(
     group_name="raw",
     kinds={"s3", "csv", "parquet"},
+    tags=PERSONAL,
     io_manager_key="lake_io_manager",
     deps=[source_key(USER_UPDATES)],
     metadata=column_schema(

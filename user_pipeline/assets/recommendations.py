@@ -10,7 +10,7 @@ import narwhals as nw
 from pydantic import Field
 
 from user_pipeline import settings
-from user_pipeline.assets.common import column_schema, daily_asset
+from user_pipeline.assets.common import PERSONAL, column_lineage, column_schema, daily_asset
 from user_pipeline.errors import PermanentError, never_retried
 from user_pipeline.io_managers.lake import MissingPartitionError, fetch_partitions
 from user_pipeline.io_managers.snapshots import Snapshot, SnapshotPerDay
@@ -65,7 +65,9 @@ class RecommendationsConfig(dg.Config):
 @daily_asset(
     group_name="marts",
     kinds={"postgres", "table", "parquet"},
+    tags=PERSONAL,
     io_manager_key="snapshots_io_manager",
+    pool="analytics_database",
     deps=["users", "user_page_views"],
     metadata={
         "maintained": True,
@@ -75,6 +77,12 @@ class RecommendationsConfig(dg.Config):
             ("recommended_url", "text", "A page viewed by others in these days, and by the user on no day so far."),
             ("rank", "integer", "1 is best, 3 the last; fewer only where fewer pages are unseen."),
             unique=("user_id", "rank"),
+        ),
+        **column_lineage(
+            user_id="user_page_views.user_id",
+            email="users.email",
+            recommended_url="user_page_views.url",
+            rank="user_page_views.user_id user_page_views.url",
         ),
     },
 )
@@ -110,6 +118,7 @@ def page_recommendations(
     group_name="marts",
     kinds={"postgres", "table"},
     io_manager_key="analytics_io_manager",
+    pool="analytics_database",
     pool="analytics_database",
     deps=[
         dg.AssetDep(

@@ -7,9 +7,12 @@ import dagster as dg
 
 from user_pipeline.errors import never_retried
 from user_pipeline.io_managers.frames import to_reader
+from user_pipeline.io_managers.shown import file_metadata, first_rows, timed
 from user_pipeline.resources.postgres import literal
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from user_pipeline.resources.engine import Engine
     from user_pipeline.resources.object_store import ObjectStorage
 
@@ -27,7 +30,9 @@ class CsvIOManager(dg.IOManager):
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Write the frame once and put it under each partition of the run."""
         table = context.definition_metadata["table"]
-        file, rows = self._write(obj, table)
+        taken: dict[str, Any] = {}
+        with timed(taken, "writing"):
+            file, rows, head = self._write(obj, table)
         first, *others = [export_path(table, partition) for partition in context.asset_partition_keys]
         with never_retried():
             lake = self._storage.lake
@@ -37,27 +42,23 @@ class CsvIOManager(dg.IOManager):
                 lake.copy(first, path)
         for path, partition in zip([first, *others], context.asset_partition_keys, strict=True):
             context.step_context.add_asset_metadata(
-                {
-                    "dagster/partition_row_count": rows,
-                    "dagster/uri": self._storage.lake_url(path),
-                    "size_bytes": file.stat().st_size,
-                },
+                file_metadata(file, rows, self._storage.lake_url(path), head) | taken,
                 asset_key=context.asset_key,
                 partition_key=partition,
             )
         file.unlink()
         context.log.info("%s: wrote %d rows", first, rows)
 
-    def _write(self, frame: Any, table: str) -> tuple[Path, int]:
-        """Write a frame's rows in their order to a local file; also how many there are."""
+    def _write(self, frame: Any, table: str) -> "tuple[Path, int, pa.Table]":
+        """Write a frame's rows in their order to a local file; also how many there are, and the first."""
         file = self._engine.new_scratch(table) / f"{table}.csv"
-        reader = to_reader(frame)
+        head, reader = first_rows(to_reader(frame))
         connection = self._engine.connect()
         # The order of the rows is the asset's; the engine keeps order only where it is told to.
         connection.execute("set preserve_insertion_order = true")
         connection.from_arrow(reader).create_view("rows")
         [(rows,)] = connection.execute(f"copy rows to {literal(str(file))} (format csv, header)").fetchall()
-        return file, rows
+        return file, rows, head
 
     def load_input(self, context: dg.InputContext) -> Any:
         """Exports are for people and other systems; nothing in the platform reads them back."""

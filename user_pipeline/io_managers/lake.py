@@ -1,6 +1,7 @@
 """Keep an asset's partitions as Parquet in the lake: ``[<key prefix>/]<asset>/date=<partition>/<asset>.parquet``."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,12 @@ import narwhals as nw
 
 from user_pipeline.errors import PermanentError, never_retried
 from user_pipeline.io_managers.frames import hand_over, per_partition, to_reader
+from user_pipeline.io_managers.shown import PREVIEW_ROWS, file_metadata, timed
 from user_pipeline.resources.postgres import quote
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from user_pipeline.resources.engine import Engine
     from user_pipeline.resources.object_store import ObjectStorage
 
@@ -51,16 +55,14 @@ class LakeIOManager(dg.IOManager):
         with never_retried():
             for partition, frame in frames.items():
                 file = scratch / f"{partition}.parquet"
-                rows = _write(frame, file)
                 path = partition_path(asset, partition)
-                with file.open("rb") as content:
-                    self._storage.lake.put(path, content)
+                taken: dict[str, Any] = {}
+                with timed(taken, "writing"):
+                    rows = _write(frame, file)
+                    with file.open("rb") as content:
+                        self._storage.lake.put(path, content)
                 context.step_context.add_asset_metadata(
-                    {
-                        "dagster/partition_row_count": rows,
-                        "dagster/uri": self._storage.lake_url(path),
-                        "size_bytes": file.stat().st_size,
-                    },
+                    file_metadata(file, rows, self._storage.lake_url(path), parquet_head(file)) | taken,
                     asset_key=context.asset_key,
                     partition_key=partition,
                 )
@@ -116,6 +118,18 @@ def fetch_partitions(
             raise MissingPartitionError(asset, partition, str(file))
         files.append(file)
     return files
+
+
+def parquet_head(file: Path, columns: "Sequence[str] | None" = None) -> "pa.Table":
+    """The first rows of a Parquet file; of some columns."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    content = pq.ParquetFile(file)
+    names = list(columns or content.schema_arrow.names)
+    batches = content.iter_batches(PREVIEW_ROWS, columns=names)
+    schema = pa.schema([content.schema_arrow.field(name) for name in names])
+    return pa.Table.from_batches([batch.select(names) for batch in itertools.islice(batches, 1)], schema)
 
 
 def _write(frame: Any, file: Path) -> int:

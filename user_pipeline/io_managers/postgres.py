@@ -10,7 +10,8 @@ import narwhals as nw
 
 from user_pipeline.errors import PermanentError, never_retried
 from user_pipeline.io_managers.frames import hand_over, per_partition, to_reader
-from user_pipeline.io_managers.slices import Slice, Table, merge, replace_slice
+from user_pipeline.io_managers.shown import PREVIEW_ROWS, preview, timed
+from user_pipeline.io_managers.slices import Slice, Table, columns_of, merge, replace_slice
 from user_pipeline.resources.postgres import literal, quote
 from user_pipeline.transforms import Frame
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from user_pipeline.resources.engine import Engine
-    from user_pipeline.resources.postgres import Postgres
+    from user_pipeline.resources.postgres import Postgres, Transaction
 
 _ENGINE_DIGITS = 38
 
@@ -80,16 +81,21 @@ class PostgresIOManager(dg.IOManager):
         """Put the frame's rows in the place of the run's partitions."""
         metadata = context.definition_metadata
         table = self._table(context, metadata)
-        with never_retried(), self._postgres.transaction() as transaction:
+        shown: dict[str, Any] = {}
+        with never_retried(), timed(shown, "writing"), self._postgres.transaction() as transaction:
             [(database,)] = transaction.fetch("select current_database()::text")
+            part: Slice | None
             if metadata.get("maintained"):
                 rows, together = self._contributions(context, obj)
                 window = context.asset_partitions_time_window
                 written = merge(transaction, table.name, window, rows, starts=_starts(context), together=together)
+                part = None
             else:
                 rows = _rows(context, obj.frames if isinstance(obj, PerPartition) else obj)
-                written = replace_slice(transaction, table, _slice(context, metadata), rows, _starts(context))
-        context.add_output_metadata({"dagster/table_name": f"{database}.{table}"})
+                part = _slice(context, metadata)
+                written = replace_slice(transaction, table, part, rows, _starts(context))
+            shown |= _preview(transaction, table, part)
+        context.add_output_metadata({"dagster/table_name": f"{database}.{table}", **shown})
         if context.has_asset_partitions:
             for partition in context.asset_partition_keys:
                 count = written.by_partition.get(partition, 0)
@@ -172,6 +178,16 @@ class PostgresIOManager(dg.IOManager):
     def _table(self, context: dg.OutputContext | dg.InputContext, metadata: Any) -> Table:
         *prefix, name = context.asset_key.path
         return Table(metadata.get("schema") or "_".join(prefix) or self._schema, name)
+
+
+def _preview(transaction: "Transaction", table: Table, part: Slice | None) -> dict[str, Any]:
+    """Some rows of a slice, or of the whole table."""
+    columns = list(columns_of(transaction, table.sql))
+    # As text: there may be columns of types the driver knows nothing of.
+    names = ", ".join(f"{quote(column)}::text" for column in columns)
+    condition = part.condition(columns) if part else "true"
+    rows = transaction.fetch(f"select {names} from {table.sql} where {condition} limit {PREVIEW_ROWS}")
+    return preview(columns, [dict(zip(columns, row, strict=True)) for row in rows])
 
 
 def _column(field: "pa.Field") -> str:

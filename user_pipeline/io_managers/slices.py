@@ -356,7 +356,7 @@ def ensure_table(transaction: Transaction, table: Table, schema: "pa.Schema", in
         if index:
             name = quote(f"{table.name}_{index}_idx")
             transaction.execute(f"create index if not exists {name} on {table.sql} ({quote(index)})")
-    there, given = _columns(transaction, table.sql), _columns(transaction, INCOMING)
+    there, given = columns_of(transaction, table.sql), columns_of(transaction, INCOMING)
     problems = [f"the table lacks {name} ({kind})" for name, kind in given.items() if name not in there]
     problems += [f"the frame lacks {name} ({kind})" for name, kind in there.items() if name not in given]
     problems += [
@@ -372,7 +372,8 @@ def ensure_table(transaction: Transaction, table: Table, schema: "pa.Schema", in
     return there == given
 
 
-def _columns(transaction: Transaction, relation: str) -> dict[str, str]:
+def columns_of(transaction: Transaction, relation: str) -> dict[str, str]:
+    """The columns of a table in their order, and Postgres' name of each one's type."""
     rows: list[tuple[Any, ...]] = transaction.fetch(
         "select attname::text, format_type(atttypid, null) from pg_attribute "
         f"where attrelid = {literal(relation)}::regclass and attnum > 0 and not attisdropped order by attnum"

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from user_pipeline.errors import never_retried
-from user_pipeline.io_managers.lake import partition_path
+from user_pipeline.io_managers.lake import parquet_head, partition_path
 from user_pipeline.io_managers.postgres import PostgresIOManager
+from user_pipeline.io_managers.shown import file_metadata, timed
 from user_pipeline.io_managers.slices import Table, create_marts, run_scripts, stage
 from user_pipeline.resources.postgres import quote
 
@@ -73,17 +74,18 @@ class SnapshotIOManager(PostgresIOManager):
         for day in days:
             file = self._engine.new_scratch(table.name) / "snapshot.parquet"
             with never_retried():
-                snapshot = obj.make(day, file)
+                taken: dict[str, Any] = {}
+                with timed(taken, "computing"):
+                    snapshot = obj.make(day, file)
                 path = partition_path("/".join(context.asset_key.path), day.isoformat())
                 with file.open("rb") as content:
                     self._storage.lake.put(path, content)
                 in_table = day == days[-1] and self._publish(table, columns, day, file)
             computed[day.isoformat()] = {
-                "dagster/partition_row_count": snapshot.rows,
-                "dagster/uri": self._storage.lake_url(path),
-                "size_bytes": file.stat().st_size,
+                **file_metadata(file, snapshot.rows, self._storage.lake_url(path), parquet_head(file, columns)),
                 "in_table": in_table,
                 **snapshot.metadata,
+                **taken,
             }
             file.unlink()
             context.log.info("%s: wrote %d rows", path, snapshot.rows)
