@@ -26,7 +26,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, made from the source distribution, as on an index."""
     directory = tmp_path_factory.mktemp("dist")
     # The build tools are of the locked environment: nothing is downloaded.
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", directory, CHECKOUT]
+    command: list[str | Path] = [sys.executable, "-m", "build", "--no-isolation", "--outdir", directory, CHECKOUT]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return directory

@@ -50,7 +50,7 @@ def instance(postgres: EmbeddedPostgres, tmp_path: Path) -> Iterator[dg.DagsterI
 
 
 def run(script: str, directory: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    command = ["/bin/sh", DEPLOY / script, directory]
+    command: list[str | Path] = ["/bin/sh", DEPLOY / script, directory]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
 
 
