@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from dagster._core.definitions.partitions.partitioned_schedule import UnresolvedPartitionedAssetScheduleDefinition
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_END_TAG,
@@ -26,6 +27,7 @@ from user_pipeline.ingest.reader import list_objects
 from user_pipeline.resources.engine import Engine
 from user_pipeline.resources.object_store import ObjectStorage
 from user_pipeline.resources.postgres import Databases
+from user_pipeline.retention import delete_old_runs, delete_old_runs_schedule
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -239,15 +241,23 @@ def _busy(instance: dg.DagsterInstance) -> list[tuple[date, date]]:
     return ranges
 
 
-JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [log_pipeline, fake_users, catalog_new_objects]
-SCHEDULES = [
-    dg.build_schedule_from_partitioned_job(
-        job,
-        hour_of_day=0,
-        minute_of_hour=30,
-        description="At 00:30 UTC, the day before.",
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-    )
-    for job in (log_pipeline, fake_users)
+JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
+    log_pipeline,
+    fake_users,
+    catalog_new_objects,
+    delete_old_runs,
+]
+SCHEDULES: list[dg.ScheduleDefinition | UnresolvedPartitionedAssetScheduleDefinition] = [
+    delete_old_runs_schedule,
+    *(
+        dg.build_schedule_from_partitioned_job(
+            job,
+            hour_of_day=0,
+            minute_of_hour=30,
+            description="At 00:30 UTC, the day before.",
+            default_status=dg.DefaultScheduleStatus.RUNNING,
+        )
+        for job in (log_pipeline, fake_users)
+    ),
 ]
 SENSORS = [new_logs]
