@@ -119,7 +119,6 @@ def page_recommendations(
     kinds={"postgres", "table"},
     io_manager_key="analytics_io_manager",
     pool="analytics_database",
-    pool="analytics_database",
     deps=[
         dg.AssetDep(
             page_recommendations,
