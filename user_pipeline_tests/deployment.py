@@ -35,7 +35,7 @@ BUCKETS = ("web-logs", "lake", "dagster-logs")
 SERVICES = ("code", "webserver", "daemon")
 TABLES = ("raw_user_updates", "raw_page_views", "user_updates", "page_views", "users", "user_page_views")
 """What may be done for several days at once, in any order. (A day's recommendations are of all days before it.)"""
-_PATIENCE = 120.0
+_PATIENCE = 240.0
 
 
 def code_command() -> list[str]:
@@ -214,7 +214,7 @@ class Deployment:
         status: str = answer["runOrError"]["status"]
         return status
 
-    def wait(self, run_id: str, *statuses: str, patience: float = 240.0) -> str:
+    def wait(self, run_id: str, *statuses: str, patience: float = 420.0) -> str:
         """Wait until a run has one of these statuses."""
         deadline = time.monotonic() + patience
         while (status := self.status(run_id)) not in statuses:

@@ -2,14 +2,17 @@
 
 import tempfile
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from user_pipeline.local.postgres import ensure_running
 from user_pipeline_tests.deployment import (
     BUCKETS,
+    DEPLOY,
     SERVICES,
     TABLES,
     Deployment,
@@ -22,8 +25,9 @@ from user_pipeline_tests.local.conftest import discard
 from user_pipeline_tests.s3 import Endpoint, s3_endpoint
 
 FIRST = date(2017, 4, 1)
-LOGS = small_logs(FIRST, 2)
-DAYS = [date(2017, 4, 1), date(2017, 4, 2)]
+DAYS = [FIRST + timedelta(days=number) for number in range(6)]
+INSTANCE: dict[str, Any] = yaml.safe_load((DEPLOY / "dagster.yaml").read_text())
+LOGS = small_logs(FIRST, len(DAYS))
 
 
 @pytest.fixture(scope="module")
@@ -45,17 +49,23 @@ def deployment(bucket: Endpoint) -> Iterator[Deployment]:
         discard(directory)
 
 
-def test_a_day_launched_through_the_web_server_is_in_the_tables_and_its_output_in_the_bucket(
+def test_days_launched_at_once_are_in_the_tables_and_their_output_in_the_bucket(
     deployment: Deployment, bucket: Endpoint
 ) -> None:
     for key, content in LOGS.items():
         bucket.client.put_object(Bucket=BUCKETS[0], Key=key, Body=content)
 
-    # At once: all of the first day, and the tables of the second.
-    runs = [deployment.launch("2017-04-01"), deployment.launch("2017-04-02", assets=TABLES)]
+    # At once: all of the first day, and the tables of the others.
+    runs = [
+        deployment.launch(DAYS[0].isoformat()),
+        *(deployment.launch(day.isoformat(), assets=TABLES) for day in DAYS[1:]),
+    ]
     for run in runs:
         deployment.wait(run, "SUCCESS")
 
+    spans = deployment.query("dagster", "select start_time, end_time from runs where start_time is not null")
+    at_once = max(sum(start <= moment < (end or moment + 1) for start, end in spans) for moment, _ in spans)
+    assert 1 < at_once <= INSTANCE["concurrency"]["runs"]["max_concurrent_runs"]
     assert tables(deployment) == expected_tables(LOGS, DAYS)
     logs = [key for key in bucket.keys(BUCKETS[2]) if key.startswith("compute-logs/storage/")]
     for run in runs:
