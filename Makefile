@@ -4,10 +4,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint types format lock bench clean
+.PHONY: help install demo up test screenshots lint types format lock bench clean
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## Install the locked versions and the project into .venv
 
@@ -26,6 +26,9 @@ up: $(INSTALLED) ## The Dagster UI and daemon on the embedded services
 
 test: $(INSTALLED) ## Every test (ARGS= passes arguments to pytest)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+
+screenshots: $(INSTALLED) ## The pictures of the documentation, made anew (needs chromium)
+	$(BIN)/python -m pytest user_pipeline_tests/ui --screenshots docs/images
 
 lint: $(INSTALLED) ## Formatting and lint
 	$(BIN)/ruff format --check .

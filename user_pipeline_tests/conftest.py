@@ -46,4 +46,7 @@ def platform(postgres: EmbeddedPostgres, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--screenshots", metavar="DIRECTORY", help="keep what the browser tests see, for the documentation"
+    )
     parser.addoption("--every-kill", action="store_true", help="kill runs at every boundary, not at a sample of them")
