@@ -13,7 +13,7 @@ from user_pipeline import settings
 from user_pipeline.assets.common import PERSONAL, column_lineage, column_schema, daily_asset
 from user_pipeline.errors import PermanentError, never_retried
 from user_pipeline.io_managers.lake import MissingPartitionError, fetch_partitions
-from user_pipeline.io_managers.snapshots import Snapshot, SnapshotPerDay
+from user_pipeline.io_managers.snapshots import Snapshot, SnapshotPerDay, served_day
 from user_pipeline.recommendations import Window, new_page_views, read_history, write_recommendations
 from user_pipeline.recommender.defaults import NEIGHBOURS, REGULARISATION
 from user_pipeline.resources.engine import Engine
@@ -92,7 +92,11 @@ def page_recommendations(
     engine: dg.ResourceParam[Engine],
     databases: dg.ResourceParam[Databases],
 ) -> SnapshotPerDay:
-    """The three unseen pages that suit each user best, as of the end of the day; the table is that of the newest."""
+    """The three unseen pages that suit each user best, as of the end of the day; the table is that of the newest.
+
+    A run of days before the newest brings in what was late, which the newest day is made of as well: it is computed
+    anew with them.
+    """
     with never_retried():
         config.check()
     current = settings.current()
@@ -111,7 +115,10 @@ def page_recommendations(
         )
         return Snapshot(summary.rows, {"window_days": window.days, **asdict(summary)})
 
-    return SnapshotPerDay(days if config.all_days else days[-1:], make)
+    wanted = days if config.all_days else days[-1:]
+    with never_retried():
+        served = served_day(databases.analytics)
+    return SnapshotPerDay([*wanted, served] if served and served > days[-1] else wanted, make)
 
 
 @daily_asset(

@@ -134,6 +134,13 @@ class SnapshotIOManager(PostgresIOManager):
             )
 
 
+def served_day(postgres: "Postgres", table: str = "page_recommendations") -> date | None:
+    """The day a table of snapshots is as of; None before the first."""
+    with postgres.transaction() as transaction:
+        create_marts(transaction)
+        return served_in(transaction, table)
+
+
 def served_in(transaction: "Transaction", table: str, schema: str = "public") -> date | None:
     """The day a table of snapshots is as of; None before the first."""
     rows = transaction.fetch(f"select day from {quote(schema)}.{quote(table + '_day')}")
