@@ -387,6 +387,32 @@ def test_recommendations_of_an_older_day_are_looked_up_in_its_snapshot(full: Pla
     assert all(evaluation.passed for evaluation in check_alone(asset, DAYS[1]).values())
 
 
+def test_views_that_another_run_brings_meanwhile_do_not_fail_this_one(
+    full: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = checks.check_recommendations
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        def overtaken(*arguments: Any) -> list[dg.AssetCheckResult]:
+            monkeypatch.setattr(checks, "check_recommendations", check)
+            if others:
+                assert full.materialize(DAYS[0], instance=instance).success
+            sql(
+                full,
+                "analytics",
+                "update page_recommendations set recommended_url = '/3' where user_id = 3 and rank = 2",
+            )
+            return check(*arguments)
+
+        for others in (True, False):
+            monkeypatch.setattr(checks, "check_recommendations", overtaken)
+            result = full.materialize(DAYS[1], instance=instance, raise_on_error=False)
+            found = evaluations(result)["page_recommendations", "unseen"]
+            assert not found.passed
+            assert (found.severity == dg.AssetCheckSeverity.WARN) is others
+            assert result.success is others
+
+
 def test_recommendations_that_break_a_rule_are_not_exported(full: Platform) -> None:
     run(full, DAYS[0])
     exported = full.lake_files("exports/page_recommendations")
