@@ -205,7 +205,7 @@ def test_an_object_that_cannot_be_fetched_blocks_no_other_and_is_reported_until_
     assert failure is not None
     assert (failure.attempts, failure.is_standing) == (4, True)
     assert "no permission" in failure.error
-    # It is left alone for an hour, and the others go on.
+    # Nobody is sent for it for an hour, and the others go on; a run that goes on anyway tries it again.
     [request] = daemon.tick()
     assert request.partition_key == "2017-04-02"
     result = daemon.run(request)
@@ -216,7 +216,7 @@ def test_an_object_that_cannot_be_fetched_blocks_no_other_and_is_reported_until_
         if (evaluation.asset_key.to_user_string(), evaluation.check_name) == ("raw_page_views", "no_broken_objects")
     ]
     assert not check.passed
-    assert "PageViews/secret: not fetched in 4 attempts" in str(check.description)
+    assert "PageViews/secret: not fetched in 5 attempts" in str(check.description)
     assert daemon.tick() == []
     # Put there anew, it is tried at once.
     refused.clear()

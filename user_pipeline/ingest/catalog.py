@@ -43,7 +43,7 @@ class Failure:
         etag: what the store calls that content.
         error: what the store said.
         attempts: how often it was tried.
-        retry_at: before this moment it is left alone.
+        retry_at: before this moment nobody is sent for it.
     """
 
     etag: str
@@ -158,13 +158,14 @@ class Catalog:
         table = self.table if where is None else self.table.filter(where)
         return [_to_entry(row) for row in table.to_pylist()]
 
-    def unknown(self, listing: "pa.Table", start_date: date, now: datetime) -> "pa.Table":
+    def unknown(self, listing: "pa.Table", start_date: date, now: datetime | None = None) -> "pa.Table":
         """The objects of a listing that are new, changed, or were read under a later start date.
 
         Args:
             listing: ``path`` string, ``e_tag`` string, ``size`` int and ``last_modified`` timestamp.
             start_date: the first day accepted now; objects that lost lines to a later one are read again.
-            now: what could not be fetched and is to be tried again later than this is left out.
+            now: what could not be fetched and is to be tried again later than this is left out; None leaves
+                nothing out.
         """
         return _query(
             """
@@ -173,7 +174,7 @@ class Catalog:
             where (k.key is null or k.etag <> l.e_tag
                 or (k.start_date > $start
                   and list_contains(list_transform(k.rejected, r -> r.reason), 'out_of_range')))
-              and not coalesce(k.failure.etag = l.e_tag and k.failure.retry_at > $now, false)
+              and not coalesce(k.failure.etag = l.e_tag and k.failure.retry_at > $now::timestamptz, false)
             order by l.last_modified, l.path
             """,
             {"start": start_date, "now": now},

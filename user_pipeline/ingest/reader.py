@@ -129,7 +129,7 @@ def read_new_objects(
     listing = list_objects(source, feed)
     catalog = Catalog.load(lake, feed)
     result = Ingested(catalog, since=catalog.version, listed=listing.num_rows)
-    for objects in _passes(result.catalog.unknown(listing, start_date, now)):
+    for objects in _passes(result.catalog.unknown(listing, start_date)):
         reading = _Pass(feed, source, engine, start_date, now)
         with engine.connect() as connection:
             entries = reading.run(connection, objects, lake, publish_rejects)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from user_pipeline.masking import mask_emails
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -75,9 +77,11 @@ def timed(metadata: dict[str, Any], stage: str) -> Iterator[None]:
 
 
 def _masked(column: str, value: object) -> object:
-    """The first letter of what tells who somebody is."""
-    if column not in _PERSONAL or not isinstance(value, str) or not value:
+    """Of what tells who somebody is the first letter; an address may stand in a url as well."""
+    if not isinstance(value, str) or not value:
         return value
+    if column not in _PERSONAL:
+        return mask_emails(value)
     return f"{value[0]}…@…" if column == "email" else f"{value[0]}…"
 
 

@@ -118,11 +118,13 @@ def test_trouble_that_lasts_fails_the_run_and_the_next_one_mends_it(
         new = State.number(number)
         deliver(s3, new)
         proxy.troubles = [Trouble(kind, REQUESTS[name], times=1_000)]
-        assert not run(on_s3).success, name
+        # An object that is not given four times keeps nothing from being done; the next run asks for it again.
+        assert run(on_s3).success is (name == "reading an object"), name
         # Both tries of the store's client, in all four of Dagster's; a run that finds the door shut is not tried again.
         assert proxy.troubles[0].happened >= (4 if name == "listing the source" else 8), name
         proxy.troubles = []
-        assert_old_or_new(on_s3, old, new)
+        if name != "reading an object":
+            assert_old_or_new(on_s3, old, new)
         assert run(on_s3).success
         assert_exact(on_s3, new)
         old = new

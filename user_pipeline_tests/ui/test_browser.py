@@ -28,7 +28,7 @@ from user_pipeline_tests.local.conftest import discard
 
 CHECKOUT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")
-PATIENCE = 180.0
+PATIENCE = 60.0
 FAKE_USERS = "/locations/__repository__@user_pipeline/asset-groups/fake_users/lineage"
 GROUPS = ("source", "raw", "cleaned", "marts", "exports")
 
