@@ -151,7 +151,8 @@ class Catalog:
                 content = lake.get(_path(feed, newest)).bytes()
             except FileNotFoundError:
                 continue  # so many commits since the listing that it is gone: look again
-            return cls(feed, newest, pq.read_table(pa.BufferReader(content)))
+            table = pq.read_table(pa.BufferReader(content))
+            return cls(feed, newest, table if "failure" in table.column_names else _upgraded(table, newest))
 
     def entries(self, where: "pa.compute.Expression | None" = None) -> list[Entry]:
         """The entries, or those that an Arrow expression selects."""
@@ -395,6 +396,21 @@ def _merge(current: Catalog, new: "pa.Table") -> "pa.Table":
         new=new,
     )
     return merged.select(_schema().names).cast(_schema(current.id or uuid.uuid4().hex))
+
+
+def _upgraded(table: "pa.Table", version: int) -> "pa.Table":
+    """A catalog of version 0.1.0, which knew neither digests nor failures: all days last changed in this version."""
+    known = _query(
+        """
+        select * replace (list_transform(days,
+            d -> {'day': d.day, 'rows': d.rows, 'digest': null::varchar, 'version': $version::bigint}) as days),
+          null::struct(etag varchar, error varchar, attempts bigint, retry_at timestamptz) as failure
+        from old
+        """,
+        {"version": version},
+        old=table,
+    )
+    return known.select(_schema().names).cast(_schema())
 
 
 def _query(sql: str, parameters: dict[str, Any], **tables: "pa.Table") -> "pa.Table":

@@ -2,9 +2,12 @@
 
 import gzip
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+import duckdb
+import pyarrow.parquet as pq
 import pytest
 from obstore.exceptions import GenericError, PermissionDeniedError
 
@@ -543,3 +546,25 @@ def test_a_failure_does_not_undo_what_another_reader_has_read_meanwhile(
     source = Failing(platform.storage.source, {"PageViews/a": PermissionDeniedError("no")})
     assert ingest_from(source, platform, NOW).failing == []
     assert len(rows(platform, PAGE_VIEWS)) == 1
+
+
+def test_a_catalog_of_the_first_version_is_read_and_goes_on(platform: Platform) -> None:
+    platform.put_views("PageViews/a", [GOOD, "broken"])
+    ingest(platform, PAGE_VIEWS)
+    catalog = Catalog.load(platform.storage.lake, PAGE_VIEWS)
+    file = platform.root / "lake/catalog/page_views/000000000001.parquet"
+    old = duckdb.sql(
+        "select * exclude (failure) replace (list_transform(days, d -> {'day': d.day, 'rows': d.rows}) as days) "
+        f"from '{file}'"
+    ).to_arrow_table()
+    file.unlink()
+    pq.write_table(old, file)
+    read = Catalog.load(platform.storage.lake, PAGE_VIEWS)
+    assert [replace(entry, digests={}) for entry in read.entries()] == [
+        replace(entry, digests={}) for entry in catalog.entries()
+    ]
+    assert read.changes() == {date(2017, 4, 1): 1}
+    platform.put_views("PageViews/b", [GOOD])
+    after = ingest(platform, PAGE_VIEWS).catalog
+    assert (bool(read.id), bool(after.id)) == (False, True)
+    assert len(rows(platform, PAGE_VIEWS)) == 2
