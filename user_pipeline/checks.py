@@ -47,8 +47,8 @@ def _evaluate(
         for day in days:
             for result in results if all_pass else evaluate([day]):
                 # Known since _result made it.
-                assert result.asset_key is not None  # noqa: S101
-                assert result.check_name is not None  # noqa: S101
+                assert result.asset_key is not None  # noqa: S101 - as above
+                assert result.check_name is not None  # noqa: S101 - as above
                 context.op_execution_context.log_event(  # taken, though its annotation leaves evaluations out
                     dg.AssetCheckEvaluation(  # type: ignore[arg-type]
                         asset_key=result.asset_key,
