@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from user_pipeline.ingest.arrow_sql import query
 from user_pipeline.ingest.feeds import Feed
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class Catalog:
             now: what could not be fetched and is to be tried again later than this is left out; None leaves
                 nothing out.
         """
-        return _query(
+        return query(
             """
             select l.path, l.e_tag, l.size, l.last_modified
             from listed l left join known k on k.key = l.path
@@ -204,7 +205,7 @@ class Catalog:
             since: the version; 0 for every day that ever had rows.
             days: only these.
         """
-        changed = _query(
+        changed = query(
             """
             select d.day as day, max(d.version) as version from (select unnest(days) as d from known)
             where d.version > $since and ($days is null or list_contains($days, d.day)) group by 1 order by 1
@@ -216,7 +217,7 @@ class Catalog:
 
     def account(self) -> dict[str, int]:
         """How many ``objects`` there are, and how many ``lines``, ``rows``, ``rejected``, ``blank`` and ``header``."""
-        [sums] = _query(f"select count(*) as objects, {_SUMS} from known", {}, known=self.table).to_pylist()
+        [sums] = query(f"select count(*) as objects, {_SUMS} from known", {}, known=self.table).to_pylist()
         return {name: int(count or 0) for name, count in sums.items()}
 
     def unaccounted(self) -> list[Entry]:
@@ -233,11 +234,11 @@ class Catalog:
         return self._entries("error is not null or failure is not null", {})
 
     def _entries(self, condition: str, parameters: dict[str, Any]) -> list[Entry]:
-        found = _query(f"from known where {condition} order by key", parameters, known=self.table)
+        found = query(f"from known where {condition} order by key", parameters, known=self.table)
         return [_to_entry(row) for row in found.to_pylist()]
 
     def _rows_by_day(self, days: Sequence[date]) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = _query(
+        rows: list[dict[str, Any]] = query(
             """
             select d.day as day, batch, key, d.rows as rows from (select batch, key, unnest(days) as d from known)
             where list_contains($days, d.day) and d.rows > 0 order by 1, 2, 3
@@ -371,7 +372,7 @@ _SUMS = f"""sum(lines) as lines, sum({_ROWS}) as rows, sum({_REJECTS}) as reject
 
 def _merge(current: Catalog, new: "pa.Table") -> "pa.Table":
     """The next version's table: new entries in place of old ones, and the days of each that changed with it."""
-    merged = _query(
+    merged = query(
         """
         with was as (select key, unnest(days, recursive := true) from old semi join new using (key)),
         brought as (select key, unnest(days, recursive := true) from new),
@@ -400,7 +401,7 @@ def _merge(current: Catalog, new: "pa.Table") -> "pa.Table":
 
 def _upgraded(table: "pa.Table", version: int) -> "pa.Table":
     """A catalog of version 0.1.0, which knew neither digests nor failures: all days last changed in this version."""
-    known = _query(
+    known = query(
         """
         select * replace (list_transform(days,
             d -> {'day': d.day, 'rows': d.rows, 'digest': null::varchar, 'version': $version::bigint}) as days),
@@ -411,16 +412,6 @@ def _upgraded(table: "pa.Table", version: int) -> "pa.Table":
         old=table,
     )
     return known.select(_schema().names).cast(_schema())
-
-
-def _query(sql: str, parameters: dict[str, Any], **tables: "pa.Table") -> "pa.Table":
-    """The result of an SQL query over Arrow tables."""
-    import duckdb
-
-    with duckdb.connect() as connection:
-        for name, table in tables.items():
-            connection.register(name, table)
-        return connection.execute(sql, parameters).to_arrow_table()
 
 
 def _to_row(entry: Entry) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from user_pipeline.errors import PermanentError
+from user_pipeline.ingest.arrow_sql import query
 from user_pipeline.ingest.catalog import Catalog, Entry, Failure, fragment_path, rejects_path
 from user_pipeline.ingest.feeds import Feed
 from user_pipeline.ingest.lines import BrokenObjectError, LineCounter, cut, open_text
@@ -166,7 +167,6 @@ def list_objects(source: "Store", feed: Feed) -> "pa.Table":
     Hidden names (any part that starts with ``.`` or ``_``) and folder markers are left out. A missing folder
     is an empty one.
     """
-    import duckdb
     import pyarrow as pa
 
     columns = ["path", "last_modified", "size", "e_tag"]
@@ -175,12 +175,11 @@ def list_objects(source: "Store", feed: Feed) -> "pa.Table":
     ]
     if not pages:
         return pa.table({name: pa.array([], pa.string()) for name in columns})
-    listed = pa.Table.from_batches(pages)  # noqa: F841 - DuckDB finds it by name
-    with duckdb.connect() as connection:
-        return connection.execute(
-            r"""select path, last_modified, size, e_tag from listed
-            where not regexp_matches(path, '(^|/)[._][^/]*(/|$)') and not ends_with(path, '/')"""
-        ).to_arrow_table()
+    return query(
+        r"""select path, last_modified, size, e_tag from listed
+        where not regexp_matches(path, '(^|/)[._][^/]*(/|$)') and not ends_with(path, '/')""",
+        listed=pa.Table.from_batches(pages),
+    )
 
 
 def _passes(objects: "pa.Table") -> Iterator[list[dict[str, Any]]]:
@@ -327,8 +326,8 @@ class _Pass:
             raise ValueError(constant)
 
         malformed = []
-        query = "select object, line, text from parsed where doubtful and reason is distinct from 'malformed'"
-        for object_number, line, text in connection.execute(query).fetchall():
+        doubtful = "select object, line, text from parsed where doubtful and reason is distinct from 'malformed'"
+        for object_number, line, text in connection.execute(doubtful).fetchall():
             try:
                 json.loads(text, parse_constant=refuse)
             except (ValueError, RecursionError):
