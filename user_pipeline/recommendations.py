@@ -5,7 +5,8 @@ Everything is as of the end of a day, however many later days the database holds
 read in one repeatable-read transaction.
 """
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -125,23 +126,13 @@ def read_history(analytics: "Postgres", engine: "Engine", window: Window) -> His
                 f"select user_id, url from public.user_page_views_daily where {window.condition}",
                 scratch / "viewed.parquet",
             )
-            _number(connection, viewed)
+            number(connection, viewed)
             transaction.load("active", connection.table("users").project("id as user_id").to_arrow_reader(_BATCH))
             transaction.execute("analyze active")
             before = _spooled(connection, transaction, _seen_before(transaction, window), scratch / "before.parquet")
-            _spooled(
-                connection,
-                transaction,
-                "select user_id, email from public.users where user_id in (select user_id from active)",
-                scratch / "emails.parquet",
-            ).create_view("emails")
-        return History(
-            users=_numbers(connection, "select id from users order by code")[0],
-            emails=_texts(connection, "select email from users left join emails on user_id = id order by code"),
-            pages=_texts(connection, "select url from pages order by code"),
-            viewed=_coded(connection, viewed),
-            seen_before=_coded(connection, before),
-        )
+            emails = "select user_id, email from public.users where user_id in (select user_id from active)"
+            known = _spooled(connection, transaction, emails, scratch / "emails.parquet")
+        return in_codes(connection, viewed, before, known)
     finally:
         connection.close()
         for file in scratch.iterdir():
@@ -225,8 +216,13 @@ def _spooled(
     return connection.read_parquet(str(file))
 
 
-def _number(connection: "duckdb.DuckDBPyConnection", viewed: "duckdb.DuckDBPyRelation") -> None:
-    """Number users by id and pages by url, both from 0, as the tables ``users`` and ``pages``."""
+def number(connection: "duckdb.DuckDBPyConnection", viewed: "duckdb.DuckDBPyRelation") -> None:
+    """Number who viewed what in a window: users by id and pages by url, both from 0, as ``users`` and ``pages``.
+
+    Args:
+        connection: gets the two temporary tables.
+        viewed: ``user_id`` bigint, ``url`` string.
+    """
     viewed.create_view("viewed")
     for table, column, name in (("users", "user_id", "id"), ("pages", "url", "url")):
         connection.execute(
@@ -234,6 +230,30 @@ def _number(connection: "duckdb.DuckDBPyConnection", viewed: "duckdb.DuckDBPyRel
             f"select {column} as {name}, (row_number() over (order by {column}) - 1)::integer as code "
             f"from (select distinct {column} from viewed)"
         )
+
+
+def in_codes(
+    connection: "duckdb.DuckDBPyConnection",
+    viewed: "duckdb.DuckDBPyRelation",
+    before: "duckdb.DuckDBPyRelation",
+    emails: "duckdb.DuckDBPyRelation",
+) -> History:
+    """A history in the numbers that :func:`number` has given to its users and pages.
+
+    Args:
+        connection: has the numbers.
+        viewed: what was viewed in the window: ``user_id`` bigint, ``url`` string.
+        before: what was viewed before it, likewise; by any user, any page.
+        emails: ``user_id`` bigint, ``email`` string; a user once.
+    """
+    emails.create_view("emails")
+    return History(
+        users=_numbers(connection, "select id from users order by code")[0],
+        emails=_texts(connection, "select email from users left join emails on user_id = id order by code"),
+        pages=_texts(connection, "select url from pages order by code"),
+        viewed=_coded(connection, viewed),
+        seen_before=_coded(connection, before),
+    )
 
 
 def _coded(
@@ -264,6 +284,31 @@ def _texts(connection: "duckdb.DuckDBPyConnection", sql: str) -> "pa.StringArray
     return pa.chunked_array(column.chunks, column.type).combine_chunks()
 
 
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What was chosen for the recommendations of a day.
+
+    Attributes:
+        window_days: how many days they are learned from.
+        neighbours: from how many pages each page is predicted; None leaves it to their number.
+        regularisation: the ridge penalty, in squared views.
+    """
+
+    window_days: int
+    neighbours: int | None
+    regularisation: float
+
+    @classmethod
+    def of(cls, file: "Path") -> "Choices":
+        """What a day's file was made with."""
+        import pyarrow.parquet as pq
+
+        return cls(**json.loads((pq.read_schema(file).metadata or {})[_CHOICES]))
+
+
+_CHOICES = b"user_pipeline.recommendations"
+
+
 def schema() -> "pa.Schema":
     """The columns of a day's file: those of the table, and what its quality is measured by.
 
@@ -286,16 +331,13 @@ def schema() -> "pa.Schema":
     )
 
 
-def write_recommendations(
-    history: History, file: "Path", *, neighbours: int | None, regularisation: float, memory_limit: int
-) -> Summary:
+def write_recommendations(history: History, file: "Path", choices: Choices, *, memory_limit: int) -> Summary:
     """Learn from a history and write three pages for each of its users to a Parquet file, by user and rank.
 
     Args:
         history: who viewed what.
         file: where to write, see :func:`schema`.
-        neighbours: from how many pages each page is predicted; None leaves it to their number.
-        regularisation: the ridge penalty, in squared views.
+        choices: how to learn; they are kept in the file.
         memory_limit: bytes for what is worked with, beside the history itself and its copy by page.
     """
     import pyarrow.parquet as pq
@@ -306,10 +348,13 @@ def write_recommendations(
 
     user, page = history.viewed
     views = interactions(user, page, n_users=len(history.users), n_pages=len(history.pages))
-    weights = fit(views, neighbours=neighbours, regularisation=regularisation, memory_limit=memory_limit)
+    weights = fit(
+        views, neighbours=choices.neighbours, regularisation=choices.regularisation, memory_limit=memory_limit
+    )
     parts = recommend(views, weights, seen=history.seen_before, with_popular=True, memory_limit=memory_limit)
     users = rows = fallback_users = filled_rows = 0
-    with pq.ParquetWriter(file, schema(), compression="zstd") as writer:
+    kept = schema().with_metadata({_CHOICES: json.dumps(asdict(choices))})
+    with pq.ParquetWriter(file, kept, compression="zstd") as writer:
         for part in parts:
             users += int((part.rank == 1).sum())
             rows += len(part.rank)

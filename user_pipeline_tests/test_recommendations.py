@@ -17,6 +17,7 @@ from user_pipeline.io_managers.frames import to_reader
 from user_pipeline.io_managers.slices import create_marts, merge
 from user_pipeline.recommendation_rules import RULES, broken_rules
 from user_pipeline.recommendations import (
+    Choices,
     NoHistoryError,
     Summary,
     Window,
@@ -61,8 +62,10 @@ def make(platform: Platform, window: Window, **options: Any) -> tuple[list[dict[
     file = snapshot_file(platform)
     with platform.engine() as engine:
         history = read_history(platform.analytics, engine, window)
-    choices: dict[str, Any] = {"neighbours": 100, "regularisation": 1.0, "memory_limit": 2**28, **options}
-    summary = write_recommendations(history, file, **choices)
+    memory_limit = options.pop("memory_limit", 2**28)
+    choices = Choices(**{"window_days": window.days, "neighbours": 100, "regularisation": 1.0, **options})
+    summary = write_recommendations(history, file, choices, memory_limit=memory_limit)
+    assert Choices.of(file) == choices
     return pq.read_table(file).to_pylist(), summary
 
 

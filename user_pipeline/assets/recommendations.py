@@ -14,7 +14,7 @@ from user_pipeline.assets.common import PERSONAL, column_lineage, column_schema,
 from user_pipeline.errors import PermanentError, never_retried
 from user_pipeline.io_managers.lake import MissingPartitionError, fetch_partitions
 from user_pipeline.io_managers.snapshots import Snapshot, SnapshotPerDay, served_day
-from user_pipeline.recommendations import Window, new_page_views, read_history, write_recommendations
+from user_pipeline.recommendations import Choices, Window, new_page_views, read_history, write_recommendations
 from user_pipeline.recommender.defaults import NEIGHBOURS, REGULARISATION
 from user_pipeline.resources.engine import Engine
 from user_pipeline.resources.object_store import ObjectStorage
@@ -108,10 +108,9 @@ def page_recommendations(
         summary = write_recommendations(
             history,
             file,
-            neighbours=config.neighbours,
-            regularisation=config.regularisation,
+            Choices(window.days, config.neighbours, config.regularisation),
             # The engine, which has read the history, may still hold some of its own.
-            memory_limit=current.memory_limit_bytes // 2,
+            memory_limit=engine.memory_limit // 2,
         )
         return Snapshot(summary.rows, {"window_days": window.days, **asdict(summary)})
 

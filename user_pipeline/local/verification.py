@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date, timedelta
 
-from user_pipeline.verify import KINDS, LOST, Comparison
+from user_pipeline.verify.comparing import KINDS, LOST, Comparison
 
 _REBUILT = ("rejected_lines", "users", "users_daily", "user_page_views", "user_page_views_daily")
 """Tables that materializing a day changes by the difference, or not at all."""

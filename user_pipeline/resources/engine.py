@@ -42,6 +42,11 @@ class Engine:
             self._scratch = None
 
     @property
+    def memory_limit(self) -> int:
+        """What its connections may use together, in bytes."""
+        return self._settings.memory_limit_bytes
+
+    @property
     def scratch(self) -> Path:
         """A directory of this engine alone, below ``USER_PIPELINE_SCRATCH_DIR``."""
         if self._scratch is None:
