@@ -9,7 +9,9 @@ import dagster as dg
 import duckdb
 import pytest
 
-from user_pipeline import checks
+from user_pipeline.checks import CHECKS, recommendations
+from user_pipeline.checks.raw import every_line_accounted, partition_complete
+from user_pipeline.checks.recommendations import check_recommendations
 from user_pipeline.ingest.catalog import Catalog
 from user_pipeline.ingest.feeds import FEEDS, PAGE_VIEWS, USER_UPDATES, Feed
 from user_pipeline.resources.postgres import literal
@@ -97,9 +99,7 @@ def test_every_check_passes_while_all_is_well(full: Platform, last: str | None) 
     result = run(full, DAYS[0], last)
     assert result.success
     found = evaluations(result)
-    assert set(found) == {
-        (key.asset_key.to_user_string(), key.name) for made in checks.CHECKS for key in made.check_keys
-    }
+    assert set(found) == {(key.asset_key.to_user_string(), key.name) for made in CHECKS for key in made.check_keys}
     assert [name for name, evaluation in found.items() if not evaluation.passed] == []
     numbers = {name: entry.value for name, entry in found["page_views", "every_row_accounted"].metadata.items()}
     days = 3 if last else 1
@@ -116,7 +116,7 @@ def test_an_object_whose_lines_do_not_add_up_is_named(full: Platform) -> None:
     run(full, DAYS[0], DAYS[2])
     for feed in FEEDS:
         tamper(full, feed, lambda entry: replace(entry, lines=entry.lines + 2) if "a" in entry.key[10:] else entry)
-    result = checks.every_line_accounted(Catalog.load(full.storage.lake, PAGE_VIEWS))
+    result = every_line_accounted(Catalog.load(full.storage.lake, PAGE_VIEWS))
     assert (result.passed, result.description) == (False, "PageViews/late.json: 2 of 102 lines")
     found = check_alone("raw_user_updates", DAYS[1])["every_line_accounted"]
     assert (found.passed, found.description) == (False, "UserUpdates/a.csv: 2 of 38 lines")
@@ -331,7 +331,7 @@ def test_the_catalog_of_one_feed_says_nothing_of_the_other(full: Platform) -> No
     engine = full.engine()
     with engine:
         catalog = Catalog.load(full.storage.lake, PAGE_VIEWS)
-        assert checks.partition_complete(catalog, full.storage, engine, [date(2017, 4, 1)]).passed
+        assert partition_complete(catalog, full.storage, engine, [date(2017, 4, 1)]).passed
 
 
 @pytest.mark.parametrize(
@@ -390,11 +390,11 @@ def test_recommendations_of_an_older_day_are_looked_up_in_its_snapshot(full: Pla
 def test_views_that_another_run_brings_meanwhile_do_not_fail_this_one(
     full: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = checks.check_recommendations
+    check = check_recommendations
     with dg.DagsterInstance.ephemeral() as instance:
 
         def overtaken(*arguments: Any) -> list[dg.AssetCheckResult]:
-            monkeypatch.setattr(checks, "check_recommendations", check)
+            monkeypatch.setattr(recommendations, "check_recommendations", check)
             if others:
                 assert full.materialize(DAYS[0], instance=instance).success
             sql(
@@ -405,7 +405,7 @@ def test_views_that_another_run_brings_meanwhile_do_not_fail_this_one(
             return check(*arguments)
 
         for others in (True, False):
-            monkeypatch.setattr(checks, "check_recommendations", overtaken)
+            monkeypatch.setattr(recommendations, "check_recommendations", overtaken)
             result = full.materialize(DAYS[1], instance=instance, raise_on_error=False)
             found = evaluations(result)["page_recommendations", "unseen"]
             assert not found.passed
