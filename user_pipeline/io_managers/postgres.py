@@ -11,7 +11,8 @@ import narwhals as nw
 from user_pipeline.errors import PermanentError, never_retried
 from user_pipeline.io_managers.frames import hand_over, per_partition, to_reader
 from user_pipeline.io_managers.shown import PREVIEW_ROWS, preview, timed
-from user_pipeline.io_managers.slices import Slice, Table, columns_of, merge, replace_slice
+from user_pipeline.io_managers.slices import Table, columns_of, merge, replace_slice
+from user_pipeline.io_managers.windows import Slice
 from user_pipeline.resources.postgres import literal, quote
 from user_pipeline.transforms import Frame
 

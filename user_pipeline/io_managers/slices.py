@@ -1,18 +1,18 @@
 """Replace a slice of a Postgres table in one transaction, whether it holds no row or ten million."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from user_pipeline.errors import PermanentError
+from user_pipeline.io_managers.windows import Slice, Windows
 from user_pipeline.resources.postgres import Transaction, literal, quote
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 INCOMING = "incoming"
 """The temporary table that holds the new rows while a transaction puts them in place."""
 
@@ -48,98 +48,6 @@ class Table:
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """The part of a table that belongs to some partitions.
-
-    Attributes:
-        expression: the column or SQL expression that tells the partition of a row.
-        window: first moment and end (exclusive) of a time slice.
-        keys: the partition keys of any other slice.
-    """
-
-    expression: str
-    window: tuple[datetime, datetime] | None = None
-    keys: tuple[str, ...] = ()
-
-    def sql(self, columns: Sequence[str]) -> str:
-        """The expression as SQL, which quotes the name of a column."""
-        return quote(self.expression) if self.expression in columns else f"({self.expression})"
-
-    def condition(self, columns: Sequence[str]) -> str:
-        """The SQL condition of a row in the slice."""
-        expression = self.sql(columns)
-        if self.window is None:
-            return f"{expression} in ({', '.join(literal(key) for key in self.keys)})"
-        # With its offset, which a column with a zone heeds and one without ignores.
-        first, end = (moment.isoformat(sep=" ") for moment in self.window)
-        return f"{expression} >= '{first}' and {expression} < '{end}'"
-
-    def __str__(self) -> str:
-        if self.window is None:
-            return f"{self.expression} in {', '.join(self.keys)}"
-        return f"{self.expression} from {self.window[0]:%Y-%m-%d %H:%M} to before {self.window[1]:%Y-%m-%d %H:%M}"
-
-
-class Windows:
-    """Tells rows by their time while they pass: how many belong to each partition of a slice, and to none.
-
-    Attributes:
-        part: the slice, a time window.
-        outside: rows that lie outside it, and rows without a time.
-    """
-
-    def __init__(self, part: Slice, starts: Mapping[str, datetime]) -> None:
-        assert part.window is not None  # noqa: S101 - see of()
-        self.part = part
-        self.outside = 0
-        self._keys = sorted(starts, key=lambda key: starts[key])
-        self._bounds = [*(starts[key] for key in self._keys), part.window[1]]
-        self._counts = [0] * (len(self._bounds) + 1)
-
-    @classmethod
-    def of(cls, part: Slice | None, starts: Mapping[str, datetime], schema: "pa.Schema") -> "Windows | None":
-        """None where the rows' partition is not told by a column of times."""
-        import pyarrow.types as pt
-
-        if part is None or part.window is None or part.expression not in schema.names:
-            return None
-        if not pt.is_timestamp(schema.field(part.expression).type):
-            return None
-        # In a zone whose clock is put back, an hour has two beginnings.
-        windows = cls(part, starts or {"": part.window[0]})
-        clock = windows._microseconds(schema.field(part.expression).type)
-        return windows if clock == sorted(set(clock)) else None
-
-    def watch(self, rows: "pa.RecordBatchReader") -> "pa.RecordBatchReader":
-        """The same rows, counted as they are read."""
-        import pyarrow as pa
-
-        return pa.RecordBatchReader.from_batches(rows.schema, self._counted(rows))
-
-    def _counted(self, rows: "pa.RecordBatchReader") -> "Iterator[pa.RecordBatch]":
-        import numpy as np
-        import pyarrow as pa
-
-        position = rows.schema.get_field_index(self.part.expression)
-        bounds = self._microseconds(rows.schema.field(position).type)
-        for batch in rows:
-            times = batch.column(position).drop_null().cast(pa.int64()).to_numpy(zero_copy_only=False)
-            found = np.bincount(np.searchsorted(bounds, times, side="right"), minlength=len(self._counts))
-            self._counts = [before + int(now) for before, now in zip(self._counts, found, strict=True)]
-            self.outside += batch.num_rows - len(times) + int(found[0] + found[-1])
-            yield batch
-
-    def _microseconds(self, kind: "pa.DataType") -> list[int]:
-        """The bounds as a column of this type counts: a column without a zone heeds only what the clock says."""
-        moments = self._bounds if kind.tz else [moment.replace(tzinfo=UTC) for moment in self._bounds]
-        return [round((moment - _EPOCH) / timedelta(microseconds=1)) for moment in moments]
-
-    def counts(self) -> dict[str, int]:
-        """Rows by partition key."""
-        return dict(zip(self._keys, self._counts[1:-1], strict=True))
 
 
 def replace_slice(
@@ -340,22 +248,12 @@ def ensure_table(transaction: Transaction, table: Table, schema: "pa.Schema", in
     Raises:
         TableMismatchError: the table has other columns.
     """
-    import pyarrow as pa
-
-    [(exists,)] = transaction.fetch(f"select to_regclass({literal(table.sql)}) is not null")
-    if not exists:
-        # Two first runs at once must not both create it.
+    if not _exists(transaction, table):
+        # Two first runs at once must not both create it. Who comes second looks again: even an index that is there
+        # already would have the table locked, and two who hold such locks wait for each other forever.
         transaction.execute("select pg_advisory_xact_lock(hashtextextended('user_pipeline create table', 0))")
-        transaction.execute(f"create schema if not exists {quote(table.schema)}")
-        transaction.execute(f"create table if not exists {table.sql} (like {INCOMING})")
-        for field in schema:
-            # ADBC makes a numeric of any precision, which nobody could read back as the decimal it was.
-            if pa.types.is_decimal(field.type):
-                kind = f"numeric({field.type.precision}, {field.type.scale})"
-                transaction.execute(f"alter table {table.sql} alter column {quote(field.name)} type {kind}")
-        if index:
-            name = quote(f"{table.name}_{index}_idx")
-            transaction.execute(f"create index if not exists {name} on {table.sql} ({quote(index)})")
+        if not _exists(transaction, table):
+            _create(transaction, table, schema, index)
     there, given = columns_of(transaction, table.sql), columns_of(transaction, INCOMING)
     problems = [f"the table lacks {name} ({kind})" for name, kind in given.items() if name not in there]
     problems += [f"the frame lacks {name} ({kind})" for name, kind in there.items() if name not in given]
@@ -370,6 +268,31 @@ def ensure_table(transaction: Transaction, table: Table, schema: "pa.Schema", in
             "Alter the table to fit, or rename it and materialize all its partitions anew."
         )
     return there == given
+
+
+def _exists(transaction: Transaction, table: Table) -> bool:
+    # Read from the catalog itself: to_regclass may answer from a cache that is not told of other transactions yet.
+    return bool(
+        transaction.fetch(
+            "select from pg_class c join pg_namespace n on n.oid = c.relnamespace "
+            f"where n.nspname = {literal(table.schema)} and c.relname = {literal(table.name)}"
+        )
+    )
+
+
+def _create(transaction: Transaction, table: Table, schema: "pa.Schema", index: str | None) -> None:
+    import pyarrow as pa
+
+    transaction.execute(f"create schema if not exists {quote(table.schema)}")
+    transaction.execute(f"create table {table.sql} (like {INCOMING})")
+    for field in schema:
+        # ADBC makes a numeric of any precision, which nobody could read back as the decimal it was.
+        if pa.types.is_decimal(field.type):
+            kind = f"numeric({field.type.precision}, {field.type.scale})"
+            transaction.execute(f"alter table {table.sql} alter column {quote(field.name)} type {kind}")
+    if index:
+        # Unnamed: the name may be that of an index of an earlier table, which was renamed.
+        transaction.execute(f"create index on {table.sql} ({quote(index)})")
 
 
 def columns_of(transaction: Transaction, relation: str) -> dict[str, str]:

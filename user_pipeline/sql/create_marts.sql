@@ -1,11 +1,21 @@
 -- The tables of the analytics database: what people query, and the contributions of each day it is kept from.
 do $$
+declare
+  wanted name[] := array[
+    'users', 'users_daily', 'user_page_views', 'user_page_views_daily_idx', 'page_recommendations_day'
+  ];
+  -- Twice, as two first runs at once must not both create the tables: who comes second looks again. Even an index that
+  -- is there already would have its table locked, and two who hold such locks wait for each other forever.
+  missing text := 'select count(*) < cardinality($1) from pg_class '
+    'where relnamespace = ''public''::regnamespace and relname = any ($1)';
+  is_missing boolean;
 begin
-  if to_regclass('public.users') is null or to_regclass('public.users_daily') is null
-    or to_regclass('public.user_page_views') is null or to_regclass('public.user_page_views_daily_idx') is null
-    or to_regclass('public.page_recommendations_day') is null then
-    -- Two first runs at once must not both create the tables.
+  execute missing using wanted into is_missing;
+  if is_missing then
     perform pg_advisory_xact_lock(hashtextextended('user_pipeline create table', 0));
+    execute missing using wanted into is_missing;
+  end if;
+  if is_missing then
     create table if not exists public.users (
       user_id bigint primary key,
       email text not null,

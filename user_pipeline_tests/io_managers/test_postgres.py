@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from user_pipeline.io_managers.frames import to_reader
 from user_pipeline.io_managers.postgres import PostgresIOManager
-from user_pipeline.io_managers.slices import Slice, SliceError, Table, replace_slice
+from user_pipeline.io_managers.slices import SliceError, Table, replace_slice
+from user_pipeline.io_managers.windows import Slice
 from user_pipeline.resources.postgres import Postgres, StatementError, Transaction, quote
 from user_pipeline_tests.platform import Platform
 
