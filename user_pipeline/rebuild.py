@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from user_pipeline.ingest.catalog import Catalog, rejects_path
 from user_pipeline.ingest.feeds import FEEDS, Feed
 from user_pipeline.ingest.rejects import replace_rejects
+from user_pipeline.io_managers.slices import create_marts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +66,7 @@ def rebuild_marts(analytics: "Postgres") -> dict[str, int]:
     sql = files("user_pipeline").joinpath("sql")
     changed = dict.fromkeys(TABLES, 0)
     with analytics.transaction() as transaction:
-        transaction.execute(sql.joinpath("create_marts.sql").read_text(encoding="utf-8"))
+        create_marts(transaction)
         for script in sorted(sql.joinpath("rebuild").iterdir(), key=lambda script: script.name):
             statement = script.read_text(encoding="utf-8")
             if table := script.name.removesuffix(".sql").partition("_of_")[2]:

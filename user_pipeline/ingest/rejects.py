@@ -53,24 +53,20 @@ def replace_rejects(
 
 def create_rejects(transaction: "Transaction") -> None:
     """Make ``rejected_lines`` if it is missing."""
-    transaction.execute(_CREATE)
+    transaction.make_missing(["rejected_lines"], lambda: transaction.execute(_CREATE))
 
 
 _CREATE = """
 do $$
 begin
-  if to_regclass('public.rejected_lines') is null then
-    -- Two first runs at once must not both create it.
-    perform pg_advisory_xact_lock(hashtextextended('user_pipeline create table', 0));
-    create table if not exists public.rejected_lines (
-      feed text not null,
-      source_object text not null,
-      source_line bigint not null,
-      reason text not null,
-      line text not null
-    );
-    create index if not exists rejected_lines_object_idx on public.rejected_lines (feed, source_object);
-  end if;
+  create table public.rejected_lines (
+    feed text not null,
+    source_object text not null,
+    source_line bigint not null,
+    reason text not null,
+    line text not null
+  );
+  create index on public.rejected_lines (feed, source_object);
 end
 $$
 """

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 INCOMING = "incoming"
 """The temporary table that holds the new rows while a transaction puts them in place."""
 
+_MARTS = ("users", "users_daily", "user_page_views", "user_page_views_daily_idx", "page_recommendations_day")
+"""Of what ``sql/create_marts.sql`` makes, what tells whether an earlier version has done it."""
 _SQL = files("user_pipeline").joinpath("sql")
 _FAMILIES = {
     "smallint": "integer", "integer": "integer", "bigint": "integer", "numeric": "integer",
@@ -183,7 +185,8 @@ def run_scripts(transaction: Transaction, name: str) -> None:
 
 def create_marts(transaction: Transaction) -> None:
     """Make the tables of the analytics database that are missing."""
-    transaction.execute(_SQL.joinpath("create_marts.sql").read_text(encoding="utf-8"))
+    script = _SQL.joinpath("create_marts.sql")
+    transaction.make_missing(_MARTS, lambda: transaction.execute(script.read_text(encoding="utf-8")))
 
 
 def count_windows(
@@ -248,12 +251,7 @@ def ensure_table(transaction: Transaction, table: Table, schema: "pa.Schema", in
     Raises:
         TableMismatchError: the table has other columns.
     """
-    if not _exists(transaction, table):
-        # Two first runs at once must not both create it. Who comes second looks again: even an index that is there
-        # already would have the table locked, and two who hold such locks wait for each other forever.
-        transaction.execute("select pg_advisory_xact_lock(hashtextextended('user_pipeline create table', 0))")
-        if not _exists(transaction, table):
-            _create(transaction, table, schema, index)
+    transaction.make_missing([table.name], lambda: _create(transaction, table, schema, index), table.schema)
     there, given = columns_of(transaction, table.sql), columns_of(transaction, INCOMING)
     problems = [f"the table lacks {name} ({kind})" for name, kind in given.items() if name not in there]
     problems += [f"the frame lacks {name} ({kind})" for name, kind in there.items() if name not in given]
@@ -268,16 +266,6 @@ def ensure_table(transaction: Transaction, table: Table, schema: "pa.Schema", in
             "Alter the table to fit, or rename it and materialize all its partitions anew."
         )
     return there == given
-
-
-def _exists(transaction: Transaction, table: Table) -> bool:
-    # Read from the catalog itself: to_regclass may answer from a cache that is not told of other transactions yet.
-    return bool(
-        transaction.fetch(
-            "select from pg_class c join pg_namespace n on n.oid = c.relnamespace "
-            f"where n.nspname = {literal(table.schema)} and c.relname = {literal(table.name)}"
-        )
-    )
 
 
 def _create(transaction: Transaction, table: Table, schema: "pa.Schema", index: str | None) -> None:

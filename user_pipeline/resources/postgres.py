@@ -1,7 +1,7 @@
 """Connections to a Postgres database, for whole transactions of Arrow batches and SQL."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -188,6 +188,29 @@ class Transaction:
         """All rows of one statement."""
         self._cursor.execute(sql, parameters or None)
         return [tuple(row) for row in self._cursor.fetchall()]
+
+    def make_missing(self, relations: Sequence[str], make: Callable[[], object], schema: str = "public") -> None:
+        """Have relations made unless all of them are there, by one transaction at a time.
+
+        Who waited for another to make them looks again rather than to rely on ``if not exists``: that locks the table
+        of an index which is there already, and two who hold such locks wait for each other forever.
+
+        Args:
+            relations: names of tables and indexes.
+            make: makes them.
+            schema: that of all.
+        """
+        names = ", ".join(map(literal, relations))
+        # Not to_regclass, which may answer from a cache that is not told of other transactions yet.
+        there = (
+            "select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace "
+            f"where n.nspname = {literal(schema)} and c.relname in ({names})"
+        )
+        if self.fetch(there) == [(len(relations),)]:
+            return
+        self.execute("select pg_advisory_xact_lock(hashtextextended('user_pipeline create table', 0))")
+        if self.fetch(there) != [(len(relations),)]:
+            make()
 
     def stream(self, sql: str) -> "pa.RecordBatchReader":
         """The rows of one statement as batches, to be read before the next statement runs."""
