@@ -14,7 +14,7 @@ from user_pipeline.errors import PermanentError
 from user_pipeline.ingest.catalog import Catalog, Entry, Failure, fragment_path, rejects_path
 from user_pipeline.ingest.feeds import Feed
 from user_pipeline.ingest.lines import BrokenObjectError, LineCounter, cut, open_text
-from user_pipeline.masking import mask
+from user_pipeline.masking import mask, mask_key
 
 if TYPE_CHECKING:
     import duckdb
@@ -40,7 +40,7 @@ class UnreadObjectsError(Exception):
     """Objects that could not be fetched; all others are in, and these may be at the next attempt."""
 
     def __init__(self, feed: Feed, failing: Sequence[Entry]) -> None:
-        named = "; ".join(f"{entry.key}: {entry.failure.error}" for entry in failing if entry.failure)
+        named = "; ".join(f"{mask_key(entry.key)}: {entry.failure.error}" for entry in failing if entry.failure)
         super().__init__(
             f"{len(failing)} object(s) of {feed.folder} could not be fetched ({named}). All others are in."
         )
@@ -50,7 +50,7 @@ class BrokenObjectsError(PermanentError):
     """Objects that could not be read to their end; all others are in."""
 
     def __init__(self, feed: Feed, broken: Sequence[Entry]) -> None:
-        named = "; ".join(f"{entry.key}: {entry.error}" for entry in broken)
+        named = "; ".join(f"{mask_key(entry.key)}: {entry.error}" for entry in broken)
         super().__init__(
             f"{len(broken)} object(s) of {feed.folder} cannot be read ({named}). All others are in. Put whole "
             "copies in their place, or leave them: they are read again when they change, and the next run goes on."
@@ -303,11 +303,11 @@ class _Pass:
             except BrokenObjectError as error:
                 self._errors[number] = str(error)
             except FileNotFoundError:
-                _log.warning("%s was deleted before it could be read", item["path"])
+                _log.warning("%s was deleted before it could be read", mask_key(item["path"]))
                 self._skipped.add(number)
             except (BaseError, OSError) as error:
                 reason = _first_line(error)
-                _log.warning("%s could not be fetched: %s", item["path"], reason)
+                _log.warning("%s could not be fetched: %s", mask_key(item["path"]), reason)
                 self._skipped.add(number)
                 self.failures.append((item, reason))
                 if not isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
@@ -315,7 +315,7 @@ class _Pass:
 
     def _check_unchanged(self, number: int, path: str) -> None:
         if self._source.head(path)["e_tag"] != self._etags[number]:
-            _log.warning("%s changed while it was read; the next look reads it again", path)
+            _log.warning("%s changed while it was read; the next look reads it again", mask_key(path))
             self._skipped.add(number)
 
     @staticmethod
