@@ -31,7 +31,6 @@ import boto3
 from user_pipeline.local import postgres
 from user_pipeline_tests.deployment import (
     BUCKETS,
-    SERVICES,
     TABLES,
     Deployment,
     deployed,
@@ -160,8 +159,6 @@ def main() -> None:
     try:
         deliver(endpoint, objects)
         with deployed(directory, postgres.ensure_running(directory / "data"), endpoint) as deployment:
-            for service in SERVICES:
-                deployment.start(service)
             succeeded = measure(deployment, days, objects)
     finally:
         store.send_signal(signal.SIGTERM)

@@ -30,6 +30,11 @@ def mask_emails(text: str) -> str:
     return _EMAIL.sub("***", text)
 
 
+def mask_key(key: str) -> str:
+    """An object's key with ``***`` for each folder or name that looks like an e-mail address."""
+    return "/".join(mask_emails(part) for part in key.split("/"))
+
+
 def mask(text: str, current: Settings | None = None) -> str:
     """``text`` with ``***`` for e-mail addresses and for every secret among the settings and AWS variables.
 

@@ -47,18 +47,20 @@ def code_command() -> list[str]:
 
 
 def create_databases(server: EmbeddedPostgres) -> None:
-    """Run the script that the Postgres container runs on its first start."""
-    script = DEPLOY / "postgres" / "create-databases.sh"
+    """Run what the service `roles` runs."""
+    shell, script = COMPOSE["services"]["roles"]["command"]
+    given = {
+        "PGHOST": str(server.socket_dir),
+        "PGUSER": SUPERUSER,
+        "PGPASSWORD": "superuser-secret",
+        "DAGSTER_DB_PASSWORD": "dagster-secret",
+        "OWNER_DB_PASSWORD": "pipeline-secret-owner",
+        "WRITER_DB_PASSWORD": "pipeline-secret-writer",
+    }
+    _assert_same(COMPOSE["services"]["roles"]["environment"], given)
     subprocess.run(
-        ["/bin/sh", script],
-        env={
-            "PATH": f"{postgres.binaries()}:{os.environ['PATH']}",
-            "PGHOST": str(server.socket_dir),
-            "PGPORT": str(PORT),
-            "POSTGRES_USER": SUPERUSER,
-            "DAGSTER_DB_PASSWORD": "dagster-secret",
-            "USER_PIPELINE_DB_PASSWORD": "pipeline-secret",
-        },
+        [shell, DEPLOY / script.lstrip("/")],
+        env={"PATH": f"{postgres.binaries()}:{os.environ['PATH']}", "PGPORT": str(PORT), **given},
         check=True,
         capture_output=True,
         text=True,
@@ -87,8 +89,8 @@ class Deployment:
         given = {
             "DAGSTER_POSTGRES_URL": self.url("user_pipeline_dagster", "dagster"),
             "DAGSTER_COMPUTE_LOGS_BUCKET": BUCKETS[2],
-            "USER_PIPELINE_STAGING_URL": self.url("user_pipeline_owner", "staging"),
-            "USER_PIPELINE_ANALYTICS_URL": self.url("user_pipeline_owner", "analytics"),
+            "USER_PIPELINE_STAGING_URL": self.url("user_pipeline_writer", "staging"),
+            "USER_PIPELINE_ANALYTICS_URL": self.url("user_pipeline_writer", "analytics"),
             "USER_PIPELINE_SOURCE_URL": f"s3://{BUCKETS[0]}",
             "USER_PIPELINE_LAKE_URL": f"s3://{BUCKETS[1]}",
             "USER_PIPELINE_START_DATE": "2017-04-01",
@@ -101,16 +103,14 @@ class Deployment:
             "AWS_REGION": "us-east-1",
             "AWS_DEFAULT_REGION": "us-east-1",
         }
-        missing = set(COMPOSE["x-dagster"]["environment"]) ^ set(given)
-        if missing:
-            raise AssertionError(f"the compose file's variables and these differ in {missing}")
+        _assert_same(COMPOSE["x-dagster"]["environment"], given)
         # As the Dockerfile has it. Nothing else of this shell but where programs and temporary files are.
         image = {"PYTHONUNBUFFERED": "1", "DAGSTER_HOME": str(self.home), "MPLCONFIGDIR": str(self.home / "mpl")}
         outer = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(self.home)}
         return {**outer, **image, **given}
 
     def url(self, role: str, database: str) -> str:
-        """A database as a role of the script sees it."""
+        """A database as a role of roles.sql sees it."""
         return f"postgresql://{role}@/{database}?host={quote(str(self.server.socket_dir))}&port={PORT}"
 
     def command(self, service: str) -> list[str]:
@@ -125,11 +125,23 @@ class Deployment:
             raise AssertionError(f"{service}: a health check without a shell begins with CMD")
         return self.run(*self._here(check))
 
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command as in a container of the image."""
+        environment = {**self.environment, **variables}
         return subprocess.run(
-            command, cwd=self.home, env=self.environment, capture_output=True, text=True, check=False, timeout=600
+            command, cwd=self.home, env=environment, capture_output=True, text=True, check=False, timeout=600
         )
+
+    def prepare(self) -> None:
+        """What runs before the services do: everybody's tables."""
+        owner = {
+            f"USER_PIPELINE_{database.upper()}_URL": self.url("user_pipeline_owner", database)
+            for database in ("staging", "analytics")
+        }
+        for service, variables in (("migrate", {}), ("tables", owner)):
+            done = self.run(*COMPOSE["services"][service]["command"], **variables)
+            if done.returncode:
+                raise AssertionError(f"{service}: {done.stdout}{done.stderr}")
 
     def start(self, service: str) -> None:
         """Start a service and wait until its health check passes."""
@@ -223,9 +235,9 @@ class Deployment:
             time.sleep(0.2)
         return status
 
-    def query(self, database: str, sql: str) -> list[tuple[Any, ...]]:
+    def query(self, database: str, sql: str, role: str = SUPERUSER) -> list[tuple[Any, ...]]:
         """Rows of a database."""
-        connection = psycopg2.connect(self.url(SUPERUSER, database))
+        connection = psycopg2.connect(self.url(role, database))
         try:
             with connection.cursor() as cursor:
                 cursor.execute(sql)
@@ -242,17 +254,17 @@ class Deployment:
 
 @contextlib.contextmanager
 def deployed(directory: Path, server: EmbeddedPostgres, endpoint: str) -> Iterator[Deployment]:
-    """A deployment with its tables made, and its processes ended when the block ends; none is started yet."""
+    """A deployment with its tables made and its services started, which are ended when the block ends."""
     home = directory / "dagster_home"
     home.mkdir(parents=True)
     for name in ("dagster.yaml", "workspace.yaml", "migrate.sh"):
         shutil.copy(DEPLOY / name, home)
     create_databases(server)
     made = Deployment(home, server, endpoint)
-    migrated = made.run(*COMPOSE["services"]["migrate"]["command"])
-    if migrated.returncode:
-        raise AssertionError(migrated.stdout + migrated.stderr)
+    made.prepare()
     try:
+        for service in SERVICES:
+            made.start(service)
         yield made
     finally:
         for service in reversed(SERVICES):
@@ -304,6 +316,13 @@ def tables(deployment: Deployment) -> dict[str, list[tuple[Any, ...]]]:
             key=repr,
         ),
     }
+
+
+def _assert_same(compose: Mapping[str, str | None], given: Mapping[str, str]) -> None:
+    """Every variable that the compose file sets is among these; those without a value are only passed on."""
+    differ = {name for name, value in compose.items() if value is not None} ^ set(given)
+    if differ:
+        raise AssertionError(f"the compose file's variables and these differ in {differ}")
 
 
 def _free_port() -> int:

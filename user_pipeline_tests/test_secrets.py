@@ -97,7 +97,7 @@ def platform(server: PasswordServer, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def deliver() -> None:
-    """An address wherever a line has room for one: where it belongs, in urls, in lines that are rejected."""
+    """An address wherever there is room for one: where it belongs, in urls, in rejected lines, in an object's name."""
     person = f"{ADDRESS}@example.com"
     lines = [
         update("2017-04-01T10:00:00", 1, person, person),
@@ -118,7 +118,7 @@ def deliver() -> None:
     client = boto3.client("s3")
     client.put_object(Bucket="source", Key="logs/UserUpdates/a.csv", Body="".join(lines).encode())
     body = "".join(f"{line}\n" for line in (*map(json.dumps, views), person))
-    client.put_object(Bucket="source", Key="logs/PageViews/a.json", Body=body.encode())
+    client.put_object(Bucket="source", Key=f"logs/PageViews/{person}/a.json", Body=body.encode())
 
 
 @dataclass
@@ -182,6 +182,14 @@ def test_a_run_that_succeeds(platform: Platform, left: Left) -> None:
     assert platform.rows("analytics", f"select count(*) from users where email like '{ADDRESS}%'") == [(1,)]
     left.add(repr(platform.settings), str(platform.settings), repr(platform.databases.staging), repr(platform.storage))
     left.add(repr(platform.storage.lake), str(vars(platform.storage).keys()), repr(defs))
+
+
+def test_an_object_that_is_named_after_somebody_and_broken(platform: Platform, left: Left) -> None:
+    key = f"logs/UserUpdates/{ADDRESS}@example.com.csv.gz"
+    boto3.client("s3").put_object(Bucket="source", Key=key, Body=b"\x1f\x8b no gzip")
+    assert "1 object(s) of UserUpdates cannot be read (UserUpdates/***: " in failure(run(platform, left))
+    # The next run goes on without it, and its check warns.
+    assert run(platform, left).success
 
 
 def test_a_wrong_password(

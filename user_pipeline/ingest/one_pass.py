@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from user_pipeline.ingest.catalog import Entry, fragment_path, rejects_path
 from user_pipeline.ingest.feeds import Feed
 from user_pipeline.ingest.lines import BrokenObjectError, LineCounter, cut, open_text
-from user_pipeline.masking import mask
+from user_pipeline.masking import mask, mask_key
 
 if TYPE_CHECKING:
     import duckdb
@@ -142,11 +142,11 @@ class Pass:
             except BrokenObjectError as error:
                 self._errors[number] = str(error)
             except FileNotFoundError:
-                _log.warning("%s was deleted before it could be read", item["path"])
+                _log.warning("%s was deleted before it could be read", mask_key(item["path"]))
                 self._skipped.add(number)
             except (BaseError, OSError) as error:
                 reason = _first_line(error)
-                _log.warning("%s could not be fetched: %s", item["path"], reason)
+                _log.warning("%s could not be fetched: %s", mask_key(item["path"]), reason)
                 self._skipped.add(number)
                 self.failures.append((item, reason))
                 if not isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
@@ -154,7 +154,7 @@ class Pass:
 
     def _check_unchanged(self, number: int, path: str) -> None:
         if self._source.head(path)["e_tag"] != self._etags[number]:
-            _log.warning("%s changed while it was read; the next look reads it again", path)
+            _log.warning("%s changed while it was read; the next look reads it again", mask_key(path))
             self._skipped.add(number)
 
     @staticmethod

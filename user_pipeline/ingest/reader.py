@@ -11,6 +11,7 @@ from user_pipeline.ingest.arrow_sql import query
 from user_pipeline.ingest.catalog import Catalog, Entry, Failure
 from user_pipeline.ingest.feeds import Feed
 from user_pipeline.ingest.one_pass import Pass, PublishRejects
+from user_pipeline.masking import mask_key
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,7 +30,7 @@ class UnreadObjectsError(Exception):
     """Objects that could not be fetched; all others are in, and these may be at the next attempt."""
 
     def __init__(self, feed: Feed, failing: Sequence[Entry]) -> None:
-        named = "; ".join(f"{entry.key}: {entry.failure.error}" for entry in failing if entry.failure)
+        named = "; ".join(f"{mask_key(entry.key)}: {entry.failure.error}" for entry in failing if entry.failure)
         super().__init__(
             f"{len(failing)} object(s) of {feed.folder} could not be fetched ({named}). All others are in."
         )
@@ -39,7 +40,7 @@ class BrokenObjectsError(PermanentError):
     """Objects that could not be read to their end; all others are in."""
 
     def __init__(self, feed: Feed, broken: Sequence[Entry]) -> None:
-        named = "; ".join(f"{entry.key}: {entry.error}" for entry in broken)
+        named = "; ".join(f"{mask_key(entry.key)}: {entry.error}" for entry in broken)
         super().__init__(
             f"{len(broken)} object(s) of {feed.folder} cannot be read ({named}). All others are in. Put whole "
             "copies in their place, or leave them: they are read again when they change, and the next run goes on."

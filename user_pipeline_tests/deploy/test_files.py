@@ -17,17 +17,22 @@ from dagster._core.workspace.load import location_origins_from_yaml_paths
 from dagster_aws.s3 import S3ComputeLogManager
 from dagster_k8s.job import UserDefinedDagsterK8sConfig
 from dagster_postgres import DagsterPostgresStorage
+from dagster_webserver.cli import dagster_webserver
 
 from user_pipeline.definitions import defs
 from user_pipeline.launcher import WatchedRunLauncher
 from user_pipeline.local.postgres import EmbeddedPostgres
+from user_pipeline.settings import Settings
 from user_pipeline_tests.deployment import COMPOSE, DEPLOY, code_command
 from user_pipeline_tests.s3 import s3_endpoint
 
 CHECKOUT = DEPLOY.parent
 INSTANCE: dict[str, Any] = yaml.safe_load((DEPLOY / "dagster.yaml").read_text())
 HELM: dict[str, Any] = yaml.safe_load((DEPLOY / "helm-values.yaml").read_text())
-ONE_SHOT = {"migrate"}
+DEPLOY_GUIDE = (CHECKOUT / "docs" / "deploy.md").read_text()
+ONE_SHOT = {"roles", "tables", "migrate"}
+# Where what is embedded lives; the image embeds nothing.
+NOT_DEPLOYED = {"USER_PIPELINE_DATA_DIR"}
 
 
 def strings(value: Any) -> Iterator[str]:
@@ -49,6 +54,34 @@ def variables(name: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
+def optional(text: str) -> set[str]:
+    """The variables that an env file names in a comment, to be taken out of it by whoever needs them."""
+    return set(re.findall(r"^ *# (\w+)=", text, re.MULTILINE))
+
+
+class Asked(dict[str, str]):
+    """An empty environment that knows which variables it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.names.add(name)
+        return default
+
+
+@pytest.fixture(scope="module")
+def known() -> set[str]:
+    """Every variable that the settings are read from, but for what the image sets itself."""
+    asked = Asked()
+    Settings.from_environment(asked)
+    assert len(asked.names) >= 14
+    image = set(re.findall(r"\b([A-Z_]+)=", (DEPLOY / "Dockerfile").read_text().rpartition("\nFROM ")[2]))
+    assert "USER_PIPELINE_SCRATCH_DIR" in image
+    return asked.names - image - NOT_DEPLOYED
+
+
 def test_every_yaml_file_of_the_deployment_has_no_key_twice() -> None:
     class Strict(yaml.SafeLoader):
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
@@ -64,7 +97,49 @@ def test_every_yaml_file_of_the_deployment_has_no_key_twice() -> None:
 
 def test_every_variable_of_the_compose_file_is_in_the_example_and_the_other_way_round() -> None:
     used = {name for text in strings(COMPOSE) for name in re.findall(r"\$\{(\w+)", text)}
-    assert used == set(variables(".env.example"))
+    environments = [service.get("environment", {}) for service in COMPOSE["services"].values()]
+    passed_on = {name for environment in environments for name, value in environment.items() if value is None}
+    example = (DEPLOY / ".env.example").read_text()
+    assert not set(variables(".env.example")) & optional(example)
+    assert used | passed_on == set(variables(".env.example")) | optional(example)
+    # An empty value is one for the AWS clients: these are set, or not there.
+    assert passed_on <= optional(example)
+
+
+def test_every_setting_reaches_the_containers_of_compose(known: set[str]) -> None:
+    for name in ("code", "daemon", "webserver", "tables"):
+        assert known <= set(COMPOSE["services"][name]["environment"]), name
+
+
+def test_every_setting_reaches_the_pods_of_helm(known: set[str]) -> None:
+    [deployment] = HELM["dagster-user-deployments"]["deployments"]
+    values = {variable["name"]: variable["value"] for variable in deployment["env"]}
+    # What is shown there is what holds without it.
+    assert all(isinstance(value, str) for value in values.values())
+    assert Settings.from_environment(values) == Settings.from_environment({})
+    [secret] = re.findall(r"cat > pipeline\.env <<END\n(.*?)\n +END\n", DEPLOY_GUIDE, re.DOTALL)
+    in_secret = set(re.findall(r"^ *(\w+)=", secret, re.MULTILINE)) | optional(secret)
+    assert not in_secret & set(values)
+    # The chart hands the URL of Dagster's storage on in its own way.
+    assert known - {"DAGSTER_POSTGRES_URL"} <= in_secret | set(values)
+    assert deployment["envSecrets"] == [{"name": "user-pipeline"}]
+    assert deployment["includeConfigInLaunchedRuns"]["enabled"]
+    assert re.search(r"secret generic user-pipeline --from-env-file=pipeline\.env", DEPLOY_GUIDE)
+    # S3 encryption, for compose as well as here.
+    encryption = {"AWS_SERVER_SIDE_ENCRYPTION", "AWS_SSE_KMS_KEY_ID", "AWS_SSE_BUCKET_KEY_ENABLED"}
+    assert encryption <= in_secret
+    assert encryption <= set(COMPOSE["x-dagster"]["environment"])
+
+
+def test_only_the_containers_that_make_tables_know_who_may() -> None:
+    for name, service in COMPOSE["services"].items():
+        said = " ".join(strings(service))
+        assert ("OWNER_DB_PASSWORD" in said) == (name in ("roles", "tables")), name
+        assert ("${POSTGRES_PASSWORD" in said) == (name in ("roles", "postgres")), name
+        if name in ("code", "webserver", "daemon"):
+            for database in ("STAGING", "ANALYTICS"):
+                url = service["environment"][f"USER_PIPELINE_{database}_URL"]
+                assert url.startswith("postgresql://user_pipeline_writer:"), name
 
 
 def test_the_compose_file_and_the_example_hold_no_secret() -> None:
@@ -90,7 +165,32 @@ def test_services_are_pinned_watched_and_restarted() -> None:
             assert port.startswith("127.0.0.1:"), "the UI has no password"
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
-            assert source in COMPOSE["volumes"] or (DEPLOY / source).is_file(), volume
+            assert source in COMPOSE["volumes"] or (DEPLOY / source).exists(), volume
+
+
+def test_only_the_containers_listen_beyond_loopback() -> None:
+    # The UI and the code server have no password. A container listens for others; what leads to it does not.
+    shipped = [
+        CHECKOUT / "Makefile",
+        *CHECKOUT.glob("*.yaml"),
+        *CHECKOUT.glob("*.md"),
+        *(CHECKOUT / "docs").glob("*.md"),
+    ]
+    for directory in ("deploy", "user_pipeline"):
+        shipped += [path for path in (CHECKOUT / directory).rglob("*") if path.suffix != ".pyc" and path.is_file()]
+    elsewhere = re.compile(rb"0\.0\.0\.0|\[::\]|--host\W+(?!127\.0\.0\.1\b)[\w.:]|(?<=dev) .*-h (?!127)")
+    wide = {str(path.relative_to(CHECKOUT)) for path in shipped if elsewhere.search(path.read_bytes())}
+    assert wide == {"deploy/Dockerfile", "deploy/docker-compose.yaml"}
+    listening = [name for name, service in COMPOSE["services"].items() if "0.0.0.0" in str(service.get("command"))]  # noqa: S104
+    assert listening == ["object-store", "webserver"]
+    published = {name for name, service in COMPOSE["services"].items() if "ports" in service}
+    assert published == {"webserver"}
+    assert all("network_mode" not in service for service in COMPOSE["services"].values())
+    assert HELM["dagsterWebserver"]["service"]["type"] == "ClusterIP"
+    assert "ingress" not in HELM
+    # What `dagster dev` and `dagster-webserver` do when they are not told.
+    defaults = {option.name: option.default for option in dagster_webserver.params}
+    assert defaults["host"] == "127.0.0.1"
 
 
 def test_the_image_is_one_version_that_is_not_root() -> None:
@@ -211,7 +311,7 @@ def test_kubernetes_knows_what_the_values_ask_of_a_run() -> None:
         UserDefinedDagsterK8sConfig.from_dict({"pod_spec_config": {"noSuchField": 1}})  # type: ignore[no-untyped-call]
 
 
-@pytest.mark.parametrize("script", ["migrate.sh", "postgres/create-databases.sh"])
+@pytest.mark.parametrize("script", ["migrate.sh", "sql/roles.sh"])
 def test_scripts_parse_and_may_be_run(script: str) -> None:
     path = DEPLOY / script
     subprocess.run(["/bin/sh", "-n", path], check=True)
@@ -219,8 +319,7 @@ def test_scripts_parse_and_may_be_run(script: str) -> None:
 
 
 def test_the_policy_in_the_docs_is_json_and_no_wider_than_three_buckets() -> None:
-    text = (CHECKOUT / "docs" / "deploy.md").read_text()
-    policies = [json.loads(block) for block in re.findall(r"<<'JSON'\n(.*?)\n +JSON\n", text, re.DOTALL)]
+    policies = [json.loads(block) for block in re.findall(r"<<'JSON'\n(.*?)\n +JSON\n", DEPLOY_GUIDE, re.DOTALL)]
     statements = [statement for policy in policies for statement in policy.get("Statement", [])]
     assert statements
     for statement in statements:

@@ -1,11 +1,14 @@
 """The shipped deployment, started: code server, web server and daemon as processes, Postgres, and a bucket."""
 
 import tempfile
+import time
 from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg2
+import psycopg2.errors
 import pytest
 import yaml
 
@@ -42,8 +45,6 @@ def deployment(bucket: Endpoint) -> Iterator[Deployment]:
     directory.chmod(0o755)
     try:
         with deployed(directory, ensure_running(directory / "data"), bucket.url) as made:
-            for service in SERVICES:
-                made.start(service)
             yield made
     finally:
         discard(directory)
@@ -76,6 +77,17 @@ def test_days_launched_at_once_are_in_the_tables_and_their_output_in_the_bucket(
         key=_log_key(next(key for key in logs if runs[0] in key and key.endswith(".err"))),
     )
     assert "daily_log_pipeline" in shown["capturedLogs"]["stderr"]
+
+
+def test_the_runs_were_the_writers_on_tables_of_the_owner_and_the_analyst_reads_them(deployment: Deployment) -> None:
+    owners = "select distinct tableowner from pg_tables where schemaname = 'public'"
+    for database in ("staging", "analytics"):
+        assert deployment.query(database, owners) == [("user_pipeline_owner",)]
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            deployment.query(database, "create table mine (a int)", "user_pipeline_writer")
+    assert deployment.query("analytics", "select count(*) > 0 from users", "analyst") == [(True,)]
+    with pytest.raises(psycopg2.OperationalError, match="permission denied for database"):
+        deployment.query("staging", "select 1", "analyst")
 
 
 def test_a_run_that_dies_with_its_container_is_noticed_and_resumed(deployment: Deployment) -> None:
@@ -112,8 +124,6 @@ def _log_key(key: str) -> list[str]:
 
 
 def _until(deployment: Deployment, sql: str, patience: float = 120.0) -> list[tuple[str]]:
-    import time
-
     deadline = time.monotonic() + patience
     while not (rows := deployment.query("dagster", sql)):
         assert time.monotonic() < deadline, deployment.log("daemon")

@@ -11,9 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from obstore.exceptions import GenericError, PermissionDeniedError
 
+from user_pipeline.ingest import reader
 from user_pipeline.ingest.catalog import Catalog
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
 from user_pipeline.ingest.fragments import Days
+from user_pipeline.ingest.lines import cut
 from user_pipeline.ingest.reader import Ingested, UnreadObjectsError, list_objects, read_new_objects
 from user_pipeline.ingest.rejects import publish_rejects
 from user_pipeline_tests.platform import Platform, update, view
@@ -568,3 +570,32 @@ def test_a_catalog_of_the_first_version_is_read_and_goes_on(platform: Platform) 
     after = ingest(platform, PAGE_VIEWS).catalog
     assert (bool(read.id), bool(after.id)) == (False, True)
     assert len(rows(platform, PAGE_VIEWS)) == 2
+
+
+def test_log_lines_name_objects_without_the_addresses_in_their_names(
+    platform: Platform, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [f"PageViews/of/anna{number}%40example.com/berta@example.com.json" for number in range(4)]
+    for key in keys:
+        platform.put_views(key, [GOOD])
+    gone = Failing(platform.storage.source, {keys[0]: FileNotFoundError(keys[0]), keys[1]: GenericError(keys[1])})
+    ingest_from(gone, platform, NOW)
+    platform.put_views(keys[2], [GOOD, GOOD])
+
+    def rewritten(*arguments: Any, **options: Any) -> Any:
+        yield from cut(*arguments, **options)
+        platform.put_views(keys[2], [GOOD])
+
+    monkeypatch.setattr(reader, "cut", rewritten)
+    ingest(platform, PAGE_VIEWS)
+
+    for what in ("was deleted before", "could not be fetched", "changed while it was read"):
+        assert f"PageViews/of/***/*** {what}" in caplog.text
+    down = Failing(platform.storage.source, dict.fromkeys(keys, GenericError("down")))
+    for key in keys:
+        platform.put_views(key, [GOOD, "broken"])
+    with pytest.raises(UnreadObjectsError, match=r"PageViews/of/\*\*\*/\*\*\*: down") as raised:
+        ingest_from(down, platform, NOW)
+    for name in ("anna", "berta", "example"):
+        assert name not in caplog.text
+        assert name not in str(raised.value)
