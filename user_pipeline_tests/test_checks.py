@@ -54,7 +54,11 @@ def evaluations(result: dg.ExecuteInProcessResult) -> dict[tuple[str, str], dg.A
 
 
 def check_alone(asset: str, first: str, last: str | None = None) -> dict[str, Any]:
-    """Run the checks of an asset on what is stored, through Dagster."""
+    """What the checks of an asset say about what is stored, through Dagster."""
+    return {name: evaluation for (_, name), evaluation in evaluations(run_checks(asset, first, last)).items()}
+
+
+def run_checks(asset: str, first: str, last: str | None = None) -> dg.ExecuteInProcessResult:
     from user_pipeline.definitions import defs
 
     selection = dg.AssetSelection.checks_for_assets(asset)
@@ -62,8 +66,7 @@ def check_alone(asset: str, first: str, last: str | None = None) -> dict[str, An
     resolved = dg.Definitions.merge(defs, dg.Definitions(jobs=[job])).resolve_job_def("checks_alone")
     tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last or first}
     # Dagster takes no single partition key for a job of checks alone, but a range of one.
-    result = resolved.execute_in_process(tags=tags, raise_on_error=False)
-    return {name: evaluation for (_, name), evaluation in evaluations(result).items()}
+    return resolved.execute_in_process(tags=tags, raise_on_error=False)
 
 
 def executed(result: dg.ExecuteInProcessResult) -> set[str]:
@@ -121,6 +124,14 @@ def test_an_object_whose_lines_do_not_add_up_is_named(full: Platform) -> None:
     found = check_alone("raw_user_updates", DAYS[1])["every_line_accounted"]
     assert (found.passed, found.description) == (False, "UserUpdates/a.csv: 2 of 38 lines")
     assert (found.severity, found.blocking) == (dg.AssetCheckSeverity.ERROR, True)
+
+
+@pytest.mark.parametrize("last", [0, 1])
+def test_each_day_of_a_range_has_a_result_of_its_own_though_it_be_one_day(full: Platform, last: int) -> None:
+    found = run_checks("users", DAYS[0], DAYS[last]).get_asset_check_evaluations()
+    assert {(each.check_name, each.partition) for each in found if each.partition} == {
+        (name, day) for name in ("unique_key", "latest_email") for day in DAYS[: last + 1]
+    }
 
 
 @pytest.mark.parametrize(

@@ -21,15 +21,16 @@ def evaluate_days(
 ) -> list[dg.AssetCheckResult]:
     """Evaluate checks for the days of the run, and tell Dagster the result of each single day.
 
-    A result stands for one partition or for none, so after a run of several days Dagster would show each of them
-    as skipped. The days are looked at one by one only if they do not all pass together.
+    A result stands for the partition of the run or for none, so after a run of a range, though it be of one day,
+    Dagster would show each of its days as skipped. The days are looked at one by one only if they do not all pass
+    together.
     """
     days = [date.fromisoformat(key) for key in context.partition_keys]
     results = evaluate(days)
-    if len(days) > 1:
-        all_pass = all(result.passed for result in results)
+    if not context.op_execution_context.has_partition_key:
+        same = len(days) == 1 or all(result.passed for result in results)
         for day in days:
-            for result in results if all_pass else evaluate([day]):
+            for result in results if same else evaluate([day]):
                 # Known since result_of made it.
                 assert result.asset_key is not None  # noqa: S101 - as above
                 assert result.check_name is not None  # noqa: S101 - as above
