@@ -128,6 +128,7 @@ def test_an_object_whose_lines_do_not_add_up_is_named(full: Platform) -> None:
 
 @pytest.mark.parametrize("last", [0, 1])
 def test_each_day_of_a_range_has_a_result_of_its_own_though_it_be_one_day(full: Platform, last: int) -> None:
+    assert full.materialize(DAYS[0], DAYS[last], select=["*users"], checks=False).success
     found = run_checks("users", DAYS[0], DAYS[last]).get_asset_check_evaluations()
     assert {(each.check_name, each.partition) for each in found if each.partition} == {
         (name, day) for name in ("unique_key", "latest_email") for day in DAYS[: last + 1]
