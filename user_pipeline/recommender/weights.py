@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csc_array, csr_array, csr_matrix, diags_array, hstack, vstack
+from scipy.sparse import csc_array, csr_array, csr_matrix, vstack
 from sparse_dot_topn import sp_matmul_topn
 
 from user_pipeline.recommender.co_views import CoViews, count_co_views, empty, largest_in_rows
@@ -41,6 +41,8 @@ QUANTUM = 2.0**-20
 # Pages whose systems are solved, or rows that are searched, at a time: few, so that they stay in the cache.
 BATCH = 16
 ROWS = 32
+# The smallest number above zero.
+SMALLEST = np.finfo(np.float32).tiny
 
 
 def fit(
@@ -112,25 +114,39 @@ def find_predictors(
     # A dense solution costs 8 bytes a pair of pages.
     if is_dense and 8 * n**2 <= memory_limit // 2:
         return None
-    nearest = nearest_pages(co_views, NEIGHBOURS if neighbours is None else neighbours, n_threads=n_threads)
+    nearest = _ranked(co_views, NEIGHBOURS if neighbours is None else neighbours, n_threads=n_threads)
     k = nearest.pages.shape[1]
     half = k // 2
     if not half or k == n - 1:
-        return nearest
-    scale = (1 / np.sqrt(co_views.diagonal)).astype(np.float32)
-    order = np.argsort(-nearest.co_views * scale[nearest.pages], axis=1, kind="stable")
-    best = np.sort(order[:, :half], axis=1)
-    first = Nearest(np.take_along_axis(nearest.pages, best, axis=1), np.take_along_axis(nearest.co_views, best, axis=1))
+        return _ascending(nearest)
+    first = _ascending(Nearest(nearest.pages[:, :half], nearest.co_views[:, :half]))
     overrated = _overrated(co_views, first, k - half, regularisation, n_threads=n_threads)
-    pages = np.concatenate([first.pages, overrated], axis=1)
-    # Where there are not enough of them the next nearest follow, unless they are chosen already.
-    for row in np.flatnonzero((overrated < 0).any(axis=1)):
-        given = pages[row][pages[row] >= 0]
-        rest = nearest.pages[row, order[row, half:]]
-        pages[row] = np.concatenate([given, rest[~np.isin(rest, given)]])[:k]
-    pages.sort(axis=1)
-    own = np.broadcast_to(np.arange(n, dtype=np.int32)[:, None], pages.shape)
-    return Nearest(pages, co_views.between(own, pages))
+    pages, counts = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
+
+    def complete(start: int) -> None:
+        """Where not enough are overrated the next nearest follow, unless they are chosen already."""
+        rows = slice(start, start + ROWS)
+        chosen, rest = overrated[rows], nearest.pages[rows, half:]
+        own = np.arange(start, start + len(chosen), dtype=np.int32)[:, None]
+        is_chosen = np.zeros((len(chosen), n + 1), np.bool_)
+        is_chosen[own - start, chosen] = True
+        is_free = ~is_chosen[own - start, rest]
+        missing = chosen < 0
+        chosen[missing] = rest[is_free & (np.cumsum(is_free, axis=1) <= missing.sum(axis=1)[:, None])]
+        pages[rows] = np.sort(np.concatenate([first.pages[rows], chosen], axis=1), axis=1)
+        counts[rows] = co_views.between(np.broadcast_to(own, pages[rows].shape), pages[rows])
+
+    for _ in run_blocks(complete, range(0, n, ROWS), n_threads):
+        pass
+    return Nearest(pages, counts)
+
+
+def _ascending(nearest: Nearest) -> Nearest:
+    """The same pages in the order of their numbers."""
+    order = np.argsort(nearest.pages, axis=1)
+    return Nearest(
+        np.take_along_axis(nearest.pages, order, axis=1), np.take_along_axis(nearest.co_views, order, axis=1)
+    )
 
 
 def _overrated(
@@ -145,19 +161,25 @@ def _overrated(
     weights = _solutions(co_views, first, regularisation, n_threads=n_threads)
     own = np.arange(n, dtype=np.int32)[:, None]
     with_own = np.concatenate([first.pages, own], axis=1)
-    indptr = np.arange(n + 1, dtype=np.int64) * (k + 1)
-
-    def rows(values: NDArray[np.float64]) -> csr_array:
-        return csr_array((values.ravel(), with_own.ravel(), indptr), shape=(n, n)).sorted_indices()
-
-    excess = rows(np.concatenate([weights, np.full((n, 1), -1.0)], axis=1, dtype=np.float64))
-    known = rows(np.ones(with_own.shape))
-    counts = rows(np.concatenate([first.co_views, co_views.diagonal[:, None]], axis=1, dtype=np.float64))
+    # Each row twice, side by side: what it predicts too much, and which pages are chosen already.
+    excess = np.ones((n, 2 * k + 2))
+    excess[:, :k], excess[:, k] = weights, -1
+    twice = np.concatenate([with_own, with_own + np.int32(n)], axis=1)
     scale = np.exp2(np.rint(-np.log2(co_views.diagonal + regularisation) / 2))
-    gain = vstack([counts @ diags_array(scale), diags_array(np.full(n, -KNOWN))], format="csr")
+    counts = np.concatenate([first.co_views, co_views.diagonal[:, None]], axis=1, dtype=np.float64)
+    counts *= scale[with_own]
+    gain = np.concatenate([counts.ravel(), np.full(n, -KNOWN)])
+    indptr = np.arange(n + 1, dtype=np.int32)
     top = sp_matmul_topn(
-        csr_matrix(hstack([excess, known], format="csr")),
-        csr_matrix(gain),
+        csr_matrix((excess.ravel(), twice.ravel(), indptr * (2 * k + 2)), shape=(n, 2 * n)),
+        csr_matrix(
+            (
+                gain,
+                np.concatenate([with_own.ravel(), own.ravel()]),
+                np.concatenate([indptr * (k + 1), n * (k + 1) + indptr[1:]]),
+            ),
+            shape=(2 * n, n),
+        ),
         top_n=most,
         threshold=0,
         sort=True,
@@ -184,12 +206,16 @@ def nearest_pages(co_views: CoViews, neighbours: int, *, n_threads: int | None =
     Returns:
         The neighbours of each page.
     """
+    return _ascending(_ranked(co_views, neighbours, n_threads=n_threads))
+
+
+def _ranked(co_views: CoViews, neighbours: int, *, n_threads: int | None) -> Nearest:
+    """The same, nearest first."""
     n = co_views.n
     k = max(0, min(neighbours, n - 1))
     nearest = Nearest(np.empty((n, k), np.int32), np.empty((n, k), np.float32))
     # The page's own factor is the same all along its row and does not change an order.
     scale = (1 / np.sqrt(co_views.diagonal)).astype(np.float32)
-
     # The K-th largest of every eighth number is at most the K-th largest of all, and leaves few to compare.
     stride = 8 if n >= 16 * k else 1
 
@@ -200,19 +226,24 @@ def nearest_pages(co_views: CoViews, neighbours: int, *, n_threads: int | None =
         own = np.arange(len(counts))
         cosine[own, start + own] = -1
         sample = cosine[:, ::stride]
-        at_least = np.partition(sample, sample.shape[1] - k, axis=1)[:, sample.shape[1] - k].clip(0)
-        for row, values in enumerate(cosine):
-            limit = at_least[row]
-            above = np.flatnonzero(values > limit)
-            if len(above) > k:
-                largest = values[above]
-                limit = np.partition(largest, -k)[-k]
-                above = above[largest > limit]
-            # argpartition would choose among equals by where they happen to stand.
-            equal = np.flatnonzero(values == limit)[: k - len(above)]
-            pages = np.sort(np.concatenate([above, equal]))
-            nearest.pages[start + row] = pages
-            nearest.co_views[start + row] = counts[row, pages]
+        at_least = np.partition(sample, sample.shape[1] - k, axis=1)[:, sample.shape[1] - k]
+        is_near = cosine >= np.maximum(at_least, SMALLEST)[:, None]
+        # With fewer than K numbers above zero, K zeros are among the first 2 K + 1 columns.
+        zeros = np.flatnonzero(at_least <= 0)
+        is_near[zeros, : 2 * k + 1] |= cosine[zeros, : 2 * k + 1] == 0
+        near = np.flatnonzero(is_near)
+        row, column = np.divmod(near, n)
+        first = np.searchsorted(row, np.arange(len(counts) + 1))
+        # Floats above zero are ordered as the integers of the same bits. Below them the column, so that of equals
+        # the smaller column is the larger key.
+        keys = np.full((len(counts), np.diff(first).max()), -1)
+        keys[row, np.arange(len(row)) - first[row]] = (cosine.ravel()[near].view(np.int32).astype(np.int64) << 32) + (
+            n - 1 - column
+        )
+        best = np.sort(np.partition(keys, keys.shape[1] - k, axis=1)[:, keys.shape[1] - k :], axis=1)[:, ::-1]
+        pages = n - 1 - (best & (2**32 - 1))
+        nearest.pages[start:stop] = pages
+        nearest.co_views[start:stop] = np.take_along_axis(counts, pages, axis=1)
 
     if k:
         for _ in run_blocks(find, _row_ranges(co_views), n_threads):
@@ -258,6 +289,8 @@ def _solutions(
     co_views: CoViews, predictors: Nearest, regularisation: float, *, n_threads: int | None
 ) -> NDArray[np.float32]:
     """The weights of each page on its predictors, n x K."""
+    from scipy.linalg.lapack import dpotrs
+
     n, k = predictors.pages.shape
     weights = np.empty((n, k), np.float32)
     # Pages with a predictor in common read the same part of G: next to each other they find it in the cache,
@@ -268,8 +301,18 @@ def _solutions(
         pages = order[start : start + BATCH]
         systems = co_views.among(predictors.pages[pages])
         systems[:, np.arange(k), np.arange(k)] += regularisation
-        solution = np.linalg.solve(systems, predictors.co_views[pages, :, None].astype(np.float64))[:, :, 0]
-        weights[pages] = np.rint(solution / QUANTUM) * QUANTUM
+        right = predictors.co_views[pages].astype(np.float64)
+        found = np.empty_like(right)
+        try:
+            # A third of the time of np.linalg.solve.
+            roots = np.linalg.cholesky(systems)
+        except np.linalg.LinAlgError:
+            # Counts that a memory limit has cut need not be positive definite.
+            found[:] = np.linalg.solve(systems, right[:, :, None])[:, :, 0]
+        else:
+            for i, root in enumerate(roots):
+                found[i] = dpotrs(root.T, right[i])[0]
+        weights[pages] = np.rint(found / QUANTUM) * QUANTUM
 
     with single_threaded_blas():
         for _ in run_blocks(solve_batch, range(0, n, BATCH), n_threads):
