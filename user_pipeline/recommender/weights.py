@@ -26,10 +26,15 @@ MEMORY_LIMIT = 2**30
 # A page passes its views on to at most this many times K pages, those it weighs most on. A very popular page
 # is a neighbour of nearly every page, and without a limit scoring would cost users x pages.
 FAN_OUT = 2
-# Up to so many pages all predict each: the one inverse takes seconds, and no choice of predictors is better.
-DENSE_PAGES = 5000
+# Up to so many pages all predict each: the one inverse takes up to ten seconds, and no choice of predictors is better.
+DENSE_PAGES = 7500
 # Of a row of the inverse so many weights are kept; there are few pages, so this is dearer than FAN_OUT allows.
 DENSE_FAN_OUT = 300
+# The share of K that are the nearest pages. Less of it is quicker, for it is searched and solved first, and better
+# where pages follow each other; of 0.2 to 0.5 none is far behind.
+NEAREST = 0.2
+# Systems are of so many sizes that batches are full.
+STEP = 15
 # What a page that is chosen already adds to the gain of choosing it, far below any sum.
 KNOWN = 2.0**60
 # In a catalogue of more pages than that, smaller weights than this are left out. Measured on four data sets,
@@ -57,8 +62,8 @@ def fit(
 
     Args:
         views: users x columns.
-        neighbours: K, how many pages each page is predicted from. None for all of them in a catalogue of at most
-            ``DENSE_PAGES`` for which there is memory, otherwise ``NEIGHBOURS``.
+        neighbours: K, how many pages each page is predicted from at most. None for all of them in a catalogue of at
+            most ``DENSE_PAGES`` for which there is memory, otherwise ``NEIGHBOURS``.
         regularisation: the ridge penalty, in squared views.
         memory_limit: bytes to work in beside the input and its transpose, see :func:`.count_co_views`.
         n_threads: threads to use, every core by default; the result does not depend on it.
@@ -75,12 +80,14 @@ class Nearest(NamedTuple):
     """Some other pages for every page.
 
     Attributes:
-        pages: n x K columns, ascending in each row, int32.
+        pages: n x K columns, int32. In a row the first ``size`` count, in ascending order; the rest is anything.
         co_views: n x K, how many viewers the page has in common with each, float32.
+        size: how many pages there are, shape ``(n,)``.
     """
 
     pages: NDArray[np.int32]
     co_views: NDArray[np.float32]
+    size: NDArray[np.int64]
 
 
 def find_predictors(
@@ -93,11 +100,12 @@ def find_predictors(
 ) -> Nearest | None:
     """Choose the pages that each page is predicted from.
 
-    The first half are the nearest by cosine. They alone miss what tells a page by its absence: pages that are
+    A fifth of K are the nearest by cosine. They alone miss what tells a page by its absence: pages that are
     viewed by the same kind of users and yet not by the same users, as the pages of one step of a sequence are.
-    Such a page has few viewers in common with this one, but the weights learned from the first half predict many.
-    So the other half are the pages of which this is most so, for their popularity: where the gradient of the
-    objective is steepest. It is looked for among the nearest pages of the first half alone.
+    Such a page has few viewers in common with this one, but the weights learned from the nearest predict many.
+    So the others are the pages of which this is most so, for their popularity: where the gradient of the
+    objective is steepest. It is looked for among the nearest pages of the nearest alone. Where it finds fewer,
+    the page is predicted from fewer: more of the nearest would cost time and, measured, not help.
 
     Args:
         co_views: G.
@@ -107,7 +115,7 @@ def find_predictors(
         n_threads: threads to use, every core by default.
 
     Returns:
-        K pages for each page, or None if all pages predict each.
+        At most K pages for each page, or None if all pages predict each.
     """
     n = co_views.n
     is_dense = n <= DENSE_PAGES if neighbours is None else neighbours >= n - 1
@@ -116,36 +124,42 @@ def find_predictors(
         return None
     nearest = _ranked(co_views, NEIGHBOURS if neighbours is None else neighbours, n_threads=n_threads)
     k = nearest.pages.shape[1]
-    half = k // 2
-    if not half or k == n - 1:
+    few = int(np.ceil(NEAREST * k))
+    if few == k or k == n - 1:
         return _ascending(nearest)
-    first = _ascending(Nearest(nearest.pages[:, :half], nearest.co_views[:, :half]))
-    overrated = _overrated(co_views, first, k - half, regularisation, n_threads=n_threads)
+    size = np.full(n, few)
+    first = _ascending(Nearest(nearest.pages[:, :few], nearest.co_views[:, :few], size))
+    overrated = _overrated(co_views, first, k - few, regularisation, n_threads=n_threads)
+    size = few + np.minimum(-(-np.count_nonzero(overrated >= 0, axis=1) // STEP) * STEP, k - few)
     pages, counts = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
 
     def complete(start: int) -> None:
-        """Where not enough are overrated the next nearest follow, unless they are chosen already."""
+        """Up to a whole number of steps the next nearest follow, unless they are chosen already."""
         rows = slice(start, start + ROWS)
-        chosen, rest = overrated[rows], nearest.pages[rows, half:]
+        chosen, rest = overrated[rows], nearest.pages[rows, few:]
         own = np.arange(start, start + len(chosen), dtype=np.int32)[:, None]
         is_chosen = np.zeros((len(chosen), n + 1), np.bool_)
         is_chosen[own - start, chosen] = True
         is_free = ~is_chosen[own - start, rest]
-        missing = chosen < 0
-        chosen[missing] = rest[is_free & (np.cumsum(is_free, axis=1) <= missing.sum(axis=1)[:, None])]
-        pages[rows] = np.sort(np.concatenate([first.pages[rows], chosen], axis=1), axis=1)
-        counts[rows] = co_views.between(np.broadcast_to(own, pages[rows].shape), pages[rows])
+        missing = size[rows] - few - np.count_nonzero(chosen >= 0, axis=1)
+        more = np.where(is_free & (np.cumsum(is_free, axis=1) <= missing[:, None]), rest, n)
+        every = np.concatenate([first.pages[rows], np.where(chosen < 0, n, chosen), more], axis=1)
+        every = np.sort(every, axis=1)[:, :k]
+        pages[rows] = np.where(every < n, every, own)
+        counts[rows] = co_views.between(np.broadcast_to(own, every.shape), pages[rows])
 
     for _ in run_blocks(complete, range(0, n, ROWS), n_threads):
         pass
-    return Nearest(pages, counts)
+    return Nearest(pages, counts, size)
 
 
 def _ascending(nearest: Nearest) -> Nearest:
     """The same pages in the order of their numbers."""
     order = np.argsort(nearest.pages, axis=1)
     return Nearest(
-        np.take_along_axis(nearest.pages, order, axis=1), np.take_along_axis(nearest.co_views, order, axis=1)
+        np.take_along_axis(nearest.pages, order, axis=1),
+        np.take_along_axis(nearest.co_views, order, axis=1),
+        nearest.size,
     )
 
 
@@ -213,7 +227,7 @@ def _ranked(co_views: CoViews, neighbours: int, *, n_threads: int | None) -> Nea
     """The same, nearest first."""
     n = co_views.n
     k = max(0, min(neighbours, n - 1))
-    nearest = Nearest(np.empty((n, k), np.int32), np.empty((n, k), np.float32))
+    nearest = Nearest(np.empty((n, k), np.int32), np.empty((n, k), np.float32), np.full(n, k))
     # The page's own factor is the same all along its row and does not change an order.
     scale = (1 / np.sqrt(co_views.diagonal)).astype(np.float32)
     # The K-th largest of every eighth number is at most the K-th largest of all, and leaves few to compare.
@@ -277,8 +291,9 @@ def solve(
     if not k:
         return empty((n, n))
     weights = _solutions(co_views, predictors, regularisation, n_threads=n_threads)
-    indptr = np.arange(n + 1, dtype=np.int32) * np.int32(k)
-    matrix = csc_array((weights.ravel(), predictors.pages.ravel(), indptr), shape=(n, n)).tocsr()
+    counts = np.arange(k) < predictors.size[:, None]
+    indptr = np.concatenate([[0], np.cumsum(predictors.size)]).astype(np.int32)
+    matrix = csc_array((weights[counts], predictors.pages[counts], indptr), shape=(n, n)).tocsr()
     if n > FAN_OUT * k:
         matrix.data[np.abs(matrix.data) < LEAST] = 0
     matrix.eliminate_zeros()
@@ -291,17 +306,17 @@ def _solutions(
     """The weights of each page on its predictors, n x K."""
     from scipy.linalg.lapack import dpotrs
 
-    n, k = predictors.pages.shape
-    weights = np.empty((n, k), np.float32)
+    weights = np.empty(predictors.pages.shape, np.float32)
     # Pages with a predictor in common read the same part of G: next to each other they find it in the cache,
     # which halves the time of gathering.
-    order = np.argsort(predictors.pages[:, k // 2], kind="stable")
+    middle = np.take_along_axis(predictors.pages, predictors.size[:, None] // 2, axis=1)[:, 0]
+    order = np.lexsort((middle, predictors.size))
 
-    def solve_batch(start: int) -> None:
-        pages = order[start : start + BATCH]
-        systems = co_views.among(predictors.pages[pages])
+    def solve_batch(pages: NDArray[np.intp]) -> None:
+        k = int(predictors.size[pages[0]])
+        systems = co_views.among(predictors.pages[pages, :k])
         systems[:, np.arange(k), np.arange(k)] += regularisation
-        right = predictors.co_views[pages].astype(np.float64)
+        right = predictors.co_views[pages, :k].astype(np.float64)
         found = np.empty_like(right)
         try:
             # A third of the time of np.linalg.solve.
@@ -312,12 +327,19 @@ def _solutions(
         else:
             for i, root in enumerate(roots):
                 found[i] = dpotrs(root.T, right[i])[0]
-        weights[pages] = np.rint(found / QUANTUM) * QUANTUM
+        weights[pages, :k] = np.rint(found / QUANTUM) * QUANTUM
 
     with single_threaded_blas():
-        for _ in run_blocks(solve_batch, range(0, n, BATCH), n_threads):
+        for _ in run_blocks(solve_batch, _batches(order, predictors.size), n_threads):
             pass
     return weights
+
+
+def _batches(order: NDArray[np.intp], size: NDArray[np.int64]) -> Iterator[NDArray[np.intp]]:
+    """Pages to solve at a time, all of one size."""
+    for group in np.split(order, np.flatnonzero(np.diff(size[order])) + 1):
+        for start in range(0, len(group), BATCH):
+            yield group[start : start + BATCH]
 
 
 def _solve_dense(co_views: CoViews, regularisation: float, *, n_threads: int | None) -> csr_array:
