@@ -125,10 +125,11 @@ def test_the_largest_in_rows_are_largest_in_size_and_of_equals_the_first() -> No
     assert largest_in_rows(values, 2).toarray().tolist() == [[1, -5, 0], [9, 0, 0], [2, 2, 0]]
 
 
-def test_the_number_of_threads_does_not_show() -> None:
+@pytest.mark.parametrize("neighbours", [None, 100])
+def test_the_number_of_threads_does_not_show(neighbours: int | None) -> None:
     views = random_views(2, n_users=2000, n_pages=600, n=60_000)
 
-    one, three = fit(views, n_threads=1), fit(views, n_threads=3)
+    one, three = (fit(views, neighbours=neighbours, n_threads=n) for n in (1, 3))
 
     assert one.data.tobytes() == three.data.tobytes()
     assert one.indices.tobytes() == three.indices.tobytes()
