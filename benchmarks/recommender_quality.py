@@ -1,8 +1,10 @@
 """How well the recommender ranks held-out pages, beside the usual baselines, on any data set.
 
     python benchmarks/recommender_quality.py DATA [DATA ...] [--split temporal] [--seeds 0 1 2] [--json]
+    python benchmarks/recommender_quality.py DATA [DATA ...] --choose
 
-DATA is one data set, in one file or several, gzipped or not, in one of three formats:
+DATA is one data set, in one file or several, gzipped or not, in one of three formats (or "sequences" or
+"interests", which are made up, with counts and times: pages that lead to each other, pages of a field):
 
 - pairs: ``user item [count] [timestamp]`` a line, separated by white space or commas, with or without a
   header. A lone third column is a timestamp if its median passes 10^8, else a count; ``--columns`` overrides.
@@ -15,6 +17,9 @@ Rankings never hold a page the user saw in training. Whatever has a parameter ch
 validation split of each training set, made like the random split, averaged over the seeds, over the grids
 below; "ours, defaults" has nothing to choose. Dense EASE^R works in 24 bytes x pages^2 and is left out where
 that passes ``--dense-memory``: ``--pages`` keeps the most popular pages so that it fits.
+
+``--choose`` is how the defaults were chosen: it prints recall@3 for each regularisation and each number of
+predictors, on the validation splits alone. Nothing held out for testing is looked at.
 
 ``pip install 'user_pipeline[bench]'`` brings ``implicit``; without it its models are left out.
 """
@@ -35,30 +40,36 @@ from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array, csr_matrix, diags_array
 
 from user_pipeline.recommender.co_views import count_co_views, largest_in_rows
+from user_pipeline.recommender.defaults import REGULARISATION
 from user_pipeline.recommender.evaluate import leave_out, measure
 from user_pipeline.recommender.interactions import Interactions, Weighting, interactions
 from user_pipeline.recommender.parallel import single_threaded_blas
 from user_pipeline.recommender.score import recommend
-from user_pipeline.recommender.weights import MEMORY_LIMIT, fit, nearest_pages
+from user_pipeline.recommender.weights import DENSE_PAGES, MEMORY_LIMIT, fit, nearest_pages
 
 RANKED = 20
-# What a method chooses: nothing, a number, or factors and alpha.
+# What a method chooses: nothing, a number or several.
 Parameter: TypeAlias = Any
 GRIDS: dict[str, list[Parameter]] = {
     "popularity": [None],
     "item cosine": [20, 100, 500],
     "RP3beta": [0.0, 0.2, 0.4, 0.6, 0.8],
     "implicit cosine": [20, 100, 500],
-    "implicit ALS": [(factors, alpha) for factors in (8, 32, 128) for alpha in (1.0, 10.0)],
+    "implicit TF-IDF": [20, 100, 500],
+    "implicit BM25": [(k, k1, b) for k in (20, 100, 500) for k1, b in ((1.2, 0.75), (100.0, 0.5))],
+    "implicit ALS": [(f, alpha, r) for f in (32, 128) for alpha in (10.0, 40.0) for r in (0.01, 100.0, 300.0, 1000.0)],
     "dense EASE^R": [5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0],
     "ours, defaults": [None],
     "ours": [5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0],
 }
+NEIGHBOURS = (50, 100, 150, 200)
 PARAMETERS = {
     "item cosine": "neighbours",
     "RP3beta": "beta",
     "implicit cosine": "K",
-    "implicit ALS": "factors, alpha",
+    "implicit TF-IDF": "K",
+    "implicit BM25": "K, K1, B",
+    "implicit ALS": "factors, alpha, regularization",
     "dense EASE^R": "regularisation",
     "ours": "regularisation",
 }
@@ -95,7 +106,9 @@ class Split:
 
 
 def read(paths: list[Path], layout: str, columns: list[str] | None) -> Views:
-    """Read one data set."""
+    """Read one data set, or make one up."""
+    if [str(path) for path in paths] in (["sequences"], ["interests"]):
+        return sequences() if str(paths[0]) == "sequences" else interests()
     files = [[line for line in _lines(path) if line] for path in paths]
     lines = [line for file in files for line in file]
     layout = _layout(lines) if layout == "auto" else layout
@@ -110,6 +123,35 @@ def read(paths: list[Path], layout: str, columns: list[str] | None) -> Views:
         user = tuple(np.repeat(np.arange(len(items)), [len(item) for item in items]).tolist())
         page = tuple(item for line in items for item in line)
     return Views(_codes(user), _codes(page), np.ones(len(user)))
+
+
+def sequences(n_users: int = 60_000, n_pages: int = 8000, steps: int = 9, onward: int = 5) -> Views:
+    """Each page leads to a few others, the first of them most often; users follow, and some go back and forth."""
+    rng = np.random.default_rng(0)
+    following = rng.integers(0, n_pages, (n_pages, onward))
+    here, pages = (n_pages * rng.random(n_users) ** 2).astype(np.int64), []
+    for _ in range(steps):
+        pages.append(here)
+        here = following[here, np.minimum(rng.geometric(0.45, n_users) - 1, onward - 1)]
+    begin = rng.random(n_users)
+    return Views(
+        np.tile(np.arange(n_users), steps),
+        _codes(np.concatenate(pages).tolist()),
+        rng.geometric(0.6, n_users * steps).astype(np.float64),
+        np.concatenate([begin + 0.01 * step for step in range(steps)]),
+    )
+
+
+def interests(n_users: int = 40_000, n_pages: int = 10_000, n_views: int = 1_200_000, fields: int = 100) -> Views:
+    """Half of all views are of the popular pages, the others of one's field, in which a page is viewed more often."""
+    rng = np.random.default_rng(0)
+    user = rng.choice(n_users, n_views, p=rng.dirichlet(np.full(n_users, 2.0)))
+    field = rng.integers(0, fields, n_users)[user]
+    is_own = rng.random(n_views) < 0.5
+    rank = (n_pages ** rng.random(n_views)).astype(np.int64) - 1
+    page = np.where(is_own, rank // fields * fields + field, rank) % n_pages
+    count = rng.geometric(np.where(is_own, 0.4, 0.8)).astype(np.float64)
+    return Views(_codes(user.tolist()), _codes(page.tolist()), count, rng.random(n_views))
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -148,7 +190,7 @@ def _pairs(lines: list[str], columns: list[str] | None) -> Views:
     return Views(_codes(rows[0]), _codes(rows[1]), values.get("count", np.ones(len(rows))), values.get("time"))
 
 
-def _codes(labels: "Sequence[str] | pd.Series[str]") -> NDArray[np.int64]:
+def _codes(labels: "Sequence[str] | Sequence[int] | pd.Series[str]") -> NDArray[np.int64]:
     return pd.factorize(pd.Series(labels), sort=True)[0]
 
 
@@ -196,7 +238,8 @@ def ranked(method: str, parameter: Parameter, split: Split, users: NDArray[np.in
     """Train a method and rank: users x RANKED page codes, -1 where it has none."""
     views = split.train
     if method.startswith("ours"):
-        weights = fit(views) if parameter is None else fit(views, regularisation=parameter)
+        regularisation, neighbours = parameter if isinstance(parameter, tuple) else (parameter, None)
+        weights = fit(views, neighbours=neighbours, regularisation=regularisation or REGULARISATION)
         out = np.full((views.matrix.shape[0], RANKED), -1)
         asked = replace(views, matrix=views.matrix[users])
         for part in recommend(asked, weights, top_n=RANKED):
@@ -265,15 +308,19 @@ def _ease(views: Interactions, regularisation: float) -> Scores:
 
 def _implicit(method: str, parameter: Parameter, views: Interactions, users: NDArray[np.int64]) -> Pages:
     from implicit.als import AlternatingLeastSquares
-    from implicit.nearest_neighbours import CosineRecommender
+    from implicit.nearest_neighbours import BM25Recommender, CosineRecommender, TFIDFRecommender
 
     x = csr_matrix(views.matrix.astype(np.float32))
-    if method == "implicit cosine":
-        model = CosineRecommender(K=parameter)
+    if method != "implicit ALS":
+        if method == "implicit BM25":
+            k, k1, b = parameter
+            model = BM25Recommender(K=k, K1=k1, B=b)
+        else:
+            model = {"implicit cosine": CosineRecommender, "implicit TF-IDF": TFIDFRecommender}[method](K=parameter)
         model.fit(x, show_progress=False)
     else:
-        factors, alpha = parameter
-        model = AlternatingLeastSquares(factors, alpha=alpha, random_state=0)
+        factors, alpha, regularization = parameter
+        model = AlternatingLeastSquares(factors, alpha=alpha, regularization=regularization, random_state=0)
         with single_threaded_blas():
             model.fit(x, show_progress=False)
     # Its item models return pages the user has seen where nothing else scores; they are dropped here.
@@ -302,6 +349,7 @@ def main() -> None:
     parser.add_argument("--ranked-users", type=int, default=50_000, help="rank for at most this many users")
     parser.add_argument("--dense-memory", type=float, default=4e9, help="bytes dense EASE^R may take")
     parser.add_argument("--methods", nargs="+", choices=list(GRIDS), default=list(GRIDS))
+    parser.add_argument("--choose", action="store_true", help="print what each parameter gives on validation")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
 
@@ -313,6 +361,9 @@ def main() -> None:
         else [random_split(views, seed, arguments.weighting) for seed in arguments.seeds]
     )
     validation = [_validation(split, arguments.weighting) for split in splits]
+    if arguments.choose:
+        _print_choices(validation, arguments.ranked_users)
+        return
     n_users, n_pages = splits[0].held_out.shape
     pairs = splits[0].train.matrix.nnz + splits[0].held_out.nnz
     conditions = f"{arguments.split} split, {arguments.weighting} weights, seeds {arguments.seeds}"
@@ -375,6 +426,19 @@ def _measured(method: str, parameter: Parameter, split: Split, ranked_users: int
         "recall@20": measure(pages, split.held_out[users], RANKED).recall,
         "coverage": short.coverage,
     }
+
+
+def _print_choices(validation: list[Split], ranked_users: int) -> None:
+    """Recall@3 of ours on validation, regularisation by number of predictors."""
+    n_pages = len(validation[0].train.pages)
+    columns = [k for k in NEIGHBOURS if k < n_pages] + [n_pages] * (n_pages <= DENSE_PAGES)
+    print(f"{'':>14}" + "".join(f"{f'K = {k}' if k < n_pages else 'all pages':>11}" for k in columns))
+    for regularisation in GRIDS["ours"]:
+        row = [
+            np.mean([_measured("ours", (regularisation, k), split, ranked_users)["recall@3"] for split in validation])
+            for k in columns
+        ]
+        print(f"{regularisation:14g}" + "".join(f"{recall:11.4f}" for recall in row), flush=True)
 
 
 def _has_implicit() -> bool:

@@ -35,8 +35,8 @@ class RecommendationsConfig(dg.Config):
 
     neighbours: int | None = Field(
         default=None,
-        description="From how many other pages a page is predicted: 1 to 500; the time grows with its cube. Left out: "
-        f"all pages where they are few enough for that, otherwise {NEIGHBOURS}.",
+        description="From how many other pages a page is predicted at most: 1 to 500; the time grows with its cube. "
+        f"Left out: all pages where they are few enough for that, otherwise {NEIGHBOURS}.",
     )
     regularisation: float = Field(
         default=REGULARISATION, description="Above 0. Higher trusts pages with few viewers less."

@@ -1,6 +1,6 @@
 """What can be chosen when recommendations are made, and what is chosen otherwise; imports nothing."""
 
-# How many pages a page is predicted from, where not all of them can be.
-NEIGHBOURS = 100
+# How many pages a page is predicted from at most, where not all of them can be.
+NEIGHBOURS = 150
 # The ridge penalty, in squared views.
 REGULARISATION = 20.0

@@ -19,14 +19,15 @@ def threads(n_threads: int | None) -> int:
 
 
 def run_blocks(work: Callable[[Item], Result], items: Iterable[Item], n_threads: int | None) -> Iterator[Result]:
-    """``map(work, items)`` on threads, in order, with no more items alive than threads.
+    """``map(work, items)`` on threads, in order, with no more items alive than twice the threads.
 
     NumPy and SciPy release the interpreter's lock inside their loops, so threads are enough. A plain
-    ``Executor.map`` would draw every item first, and with it all their memory.
+    ``Executor.map`` would draw every item first, and with it all their memory. One item waits for each thread,
+    lest it be idle until the oldest of the others is done.
     """
-    limit = threads(n_threads)
+    limit = 2 * threads(n_threads)
     waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(limit) as pool:
+    with ThreadPoolExecutor(limit // 2) as pool:
         for item in items:
             if len(waiting) == limit:
                 yield waiting.popleft().result()

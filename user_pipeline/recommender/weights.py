@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csc_array, csr_array, csr_matrix, diags_array, hstack, vstack
+from scipy.sparse import csc_array, csr_array, csr_matrix, vstack
 from sparse_dot_topn import sp_matmul_topn
 
 from user_pipeline.recommender.co_views import CoViews, count_co_views, empty, largest_in_rows
@@ -26,10 +26,15 @@ MEMORY_LIMIT = 2**30
 # A page passes its views on to at most this many times K pages, those it weighs most on. A very popular page
 # is a neighbour of nearly every page, and without a limit scoring would cost users x pages.
 FAN_OUT = 2
-# Up to so many pages all predict each: the one inverse takes seconds, and no choice of predictors is better.
-DENSE_PAGES = 5000
+# Up to so many pages all predict each: the one inverse takes up to ten seconds, and no choice of predictors is better.
+DENSE_PAGES = 7500
 # Of a row of the inverse so many weights are kept; there are few pages, so this is dearer than FAN_OUT allows.
 DENSE_FAN_OUT = 300
+# The share of K that are the nearest pages. Less of it is quicker, for it is searched and solved first, and better
+# where pages follow each other; of 0.2 to 0.5 none is far behind.
+NEAREST = 0.2
+# Systems are of so many sizes that batches are full.
+STEP = 15
 # What a page that is chosen already adds to the gain of choosing it, far below any sum.
 KNOWN = 2.0**60
 # In a catalogue of more pages than that, smaller weights than this are left out. Measured on four data sets,
@@ -41,6 +46,8 @@ QUANTUM = 2.0**-20
 # Pages whose systems are solved, or rows that are searched, at a time: few, so that they stay in the cache.
 BATCH = 16
 ROWS = 32
+# The smallest number above zero.
+SMALLEST = np.finfo(np.float32).tiny
 
 
 def fit(
@@ -55,8 +62,8 @@ def fit(
 
     Args:
         views: users x columns.
-        neighbours: K, how many pages each page is predicted from. None for all of them in a catalogue of at most
-            ``DENSE_PAGES`` for which there is memory, otherwise ``NEIGHBOURS``.
+        neighbours: K, how many pages each page is predicted from at most. None for all of them in a catalogue of at
+            most ``DENSE_PAGES`` for which there is memory, otherwise ``NEIGHBOURS``.
         regularisation: the ridge penalty, in squared views.
         memory_limit: bytes to work in beside the input and its transpose, see :func:`.count_co_views`.
         n_threads: threads to use, every core by default; the result does not depend on it.
@@ -73,12 +80,14 @@ class Nearest(NamedTuple):
     """Some other pages for every page.
 
     Attributes:
-        pages: n x K columns, ascending in each row, int32.
+        pages: n x K columns, int32. In a row the first ``size`` count, in ascending order; the rest is anything.
         co_views: n x K, how many viewers the page has in common with each, float32.
+        size: how many pages there are, shape ``(n,)``.
     """
 
     pages: NDArray[np.int32]
     co_views: NDArray[np.float32]
+    size: NDArray[np.int64]
 
 
 def find_predictors(
@@ -91,11 +100,12 @@ def find_predictors(
 ) -> Nearest | None:
     """Choose the pages that each page is predicted from.
 
-    The first half are the nearest by cosine. They alone miss what tells a page by its absence: pages that are
+    A fifth of K are the nearest by cosine. They alone miss what tells a page by its absence: pages that are
     viewed by the same kind of users and yet not by the same users, as the pages of one step of a sequence are.
-    Such a page has few viewers in common with this one, but the weights learned from the first half predict many.
-    So the other half are the pages of which this is most so, for their popularity: where the gradient of the
-    objective is steepest. It is looked for among the nearest pages of the first half alone.
+    Such a page has few viewers in common with this one, but the weights learned from the nearest predict many.
+    So the others are the pages of which this is most so, for their popularity: where the gradient of the
+    objective is steepest. It is looked for among the nearest pages of the nearest alone. Where it finds fewer,
+    the page is predicted from fewer: more of the nearest would cost time and, measured, not help.
 
     Args:
         co_views: G.
@@ -105,32 +115,52 @@ def find_predictors(
         n_threads: threads to use, every core by default.
 
     Returns:
-        K pages for each page, or None if all pages predict each.
+        At most K pages for each page, or None if all pages predict each.
     """
     n = co_views.n
     is_dense = n <= DENSE_PAGES if neighbours is None else neighbours >= n - 1
     # A dense solution costs 8 bytes a pair of pages.
     if is_dense and 8 * n**2 <= memory_limit // 2:
         return None
-    nearest = nearest_pages(co_views, NEIGHBOURS if neighbours is None else neighbours, n_threads=n_threads)
+    nearest = _ranked(co_views, NEIGHBOURS if neighbours is None else neighbours, n_threads=n_threads)
     k = nearest.pages.shape[1]
-    half = k // 2
-    if not half or k == n - 1:
-        return nearest
-    scale = (1 / np.sqrt(co_views.diagonal)).astype(np.float32)
-    order = np.argsort(-nearest.co_views * scale[nearest.pages], axis=1, kind="stable")
-    best = np.sort(order[:, :half], axis=1)
-    first = Nearest(np.take_along_axis(nearest.pages, best, axis=1), np.take_along_axis(nearest.co_views, best, axis=1))
-    overrated = _overrated(co_views, first, k - half, regularisation, n_threads=n_threads)
-    pages = np.concatenate([first.pages, overrated], axis=1)
-    # Where there are not enough of them the next nearest follow, unless they are chosen already.
-    for row in np.flatnonzero((overrated < 0).any(axis=1)):
-        given = pages[row][pages[row] >= 0]
-        rest = nearest.pages[row, order[row, half:]]
-        pages[row] = np.concatenate([given, rest[~np.isin(rest, given)]])[:k]
-    pages.sort(axis=1)
-    own = np.broadcast_to(np.arange(n, dtype=np.int32)[:, None], pages.shape)
-    return Nearest(pages, co_views.between(own, pages))
+    few = int(np.ceil(NEAREST * k))
+    if few == k or k == n - 1:
+        return _ascending(nearest)
+    size = np.full(n, few)
+    first = _ascending(Nearest(nearest.pages[:, :few], nearest.co_views[:, :few], size))
+    overrated = _overrated(co_views, first, k - few, regularisation, n_threads=n_threads)
+    size = few + np.minimum(-(-np.count_nonzero(overrated >= 0, axis=1) // STEP) * STEP, k - few)
+    pages, counts = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
+
+    def complete(start: int) -> None:
+        """Up to a whole number of steps the next nearest follow, unless they are chosen already."""
+        rows = slice(start, start + ROWS)
+        chosen, rest = overrated[rows], nearest.pages[rows, few:]
+        own = np.arange(start, start + len(chosen), dtype=np.int32)[:, None]
+        is_chosen = np.zeros((len(chosen), n + 1), np.bool_)
+        is_chosen[own - start, chosen] = True
+        is_free = ~is_chosen[own - start, rest]
+        missing = size[rows] - few - np.count_nonzero(chosen >= 0, axis=1)
+        more = np.where(is_free & (np.cumsum(is_free, axis=1) <= missing[:, None]), rest, n)
+        every = np.concatenate([first.pages[rows], np.where(chosen < 0, n, chosen), more], axis=1)
+        every = np.sort(every, axis=1)[:, :k]
+        pages[rows] = np.where(every < n, every, own)
+        counts[rows] = co_views.between(np.broadcast_to(own, every.shape), pages[rows])
+
+    for _ in run_blocks(complete, range(0, n, ROWS), n_threads):
+        pass
+    return Nearest(pages, counts, size)
+
+
+def _ascending(nearest: Nearest) -> Nearest:
+    """The same pages in the order of their numbers."""
+    order = np.argsort(nearest.pages, axis=1)
+    return Nearest(
+        np.take_along_axis(nearest.pages, order, axis=1),
+        np.take_along_axis(nearest.co_views, order, axis=1),
+        nearest.size,
+    )
 
 
 def _overrated(
@@ -145,19 +175,25 @@ def _overrated(
     weights = _solutions(co_views, first, regularisation, n_threads=n_threads)
     own = np.arange(n, dtype=np.int32)[:, None]
     with_own = np.concatenate([first.pages, own], axis=1)
-    indptr = np.arange(n + 1, dtype=np.int64) * (k + 1)
-
-    def rows(values: NDArray[np.float64]) -> csr_array:
-        return csr_array((values.ravel(), with_own.ravel(), indptr), shape=(n, n)).sorted_indices()
-
-    excess = rows(np.concatenate([weights, np.full((n, 1), -1.0)], axis=1, dtype=np.float64))
-    known = rows(np.ones(with_own.shape))
-    counts = rows(np.concatenate([first.co_views, co_views.diagonal[:, None]], axis=1, dtype=np.float64))
+    # Each row twice, side by side: what it predicts too much, and which pages are chosen already.
+    excess = np.ones((n, 2 * k + 2))
+    excess[:, :k], excess[:, k] = weights, -1
+    twice = np.concatenate([with_own, with_own + np.int32(n)], axis=1)
     scale = np.exp2(np.rint(-np.log2(co_views.diagonal + regularisation) / 2))
-    gain = vstack([counts @ diags_array(scale), diags_array(np.full(n, -KNOWN))], format="csr")
+    counts = np.concatenate([first.co_views, co_views.diagonal[:, None]], axis=1, dtype=np.float64)
+    counts *= scale[with_own]
+    gain = np.concatenate([counts.ravel(), np.full(n, -KNOWN)])
+    indptr = np.arange(n + 1, dtype=np.int32)
     top = sp_matmul_topn(
-        csr_matrix(hstack([excess, known], format="csr")),
-        csr_matrix(gain),
+        csr_matrix((excess.ravel(), twice.ravel(), indptr * (2 * k + 2)), shape=(n, 2 * n)),
+        csr_matrix(
+            (
+                gain,
+                np.concatenate([with_own.ravel(), own.ravel()]),
+                np.concatenate([indptr * (k + 1), n * (k + 1) + indptr[1:]]),
+            ),
+            shape=(2 * n, n),
+        ),
         top_n=most,
         threshold=0,
         sort=True,
@@ -184,12 +220,16 @@ def nearest_pages(co_views: CoViews, neighbours: int, *, n_threads: int | None =
     Returns:
         The neighbours of each page.
     """
+    return _ascending(_ranked(co_views, neighbours, n_threads=n_threads))
+
+
+def _ranked(co_views: CoViews, neighbours: int, *, n_threads: int | None) -> Nearest:
+    """The same, nearest first."""
     n = co_views.n
     k = max(0, min(neighbours, n - 1))
-    nearest = Nearest(np.empty((n, k), np.int32), np.empty((n, k), np.float32))
+    nearest = Nearest(np.empty((n, k), np.int32), np.empty((n, k), np.float32), np.full(n, k))
     # The page's own factor is the same all along its row and does not change an order.
     scale = (1 / np.sqrt(co_views.diagonal)).astype(np.float32)
-
     # The K-th largest of every eighth number is at most the K-th largest of all, and leaves few to compare.
     stride = 8 if n >= 16 * k else 1
 
@@ -200,19 +240,24 @@ def nearest_pages(co_views: CoViews, neighbours: int, *, n_threads: int | None =
         own = np.arange(len(counts))
         cosine[own, start + own] = -1
         sample = cosine[:, ::stride]
-        at_least = np.partition(sample, sample.shape[1] - k, axis=1)[:, sample.shape[1] - k].clip(0)
-        for row, values in enumerate(cosine):
-            limit = at_least[row]
-            above = np.flatnonzero(values > limit)
-            if len(above) > k:
-                largest = values[above]
-                limit = np.partition(largest, -k)[-k]
-                above = above[largest > limit]
-            # argpartition would choose among equals by where they happen to stand.
-            equal = np.flatnonzero(values == limit)[: k - len(above)]
-            pages = np.sort(np.concatenate([above, equal]))
-            nearest.pages[start + row] = pages
-            nearest.co_views[start + row] = counts[row, pages]
+        at_least = np.partition(sample, sample.shape[1] - k, axis=1)[:, sample.shape[1] - k]
+        is_near = cosine >= np.maximum(at_least, SMALLEST)[:, None]
+        # With fewer than K numbers above zero, K zeros are among the first 2 K + 1 columns.
+        zeros = np.flatnonzero(at_least <= 0)
+        is_near[zeros, : 2 * k + 1] |= cosine[zeros, : 2 * k + 1] == 0
+        near = np.flatnonzero(is_near)
+        row, column = np.divmod(near, n)
+        first = np.searchsorted(row, np.arange(len(counts) + 1))
+        # Floats above zero are ordered as the integers of the same bits. Below them the column, so that of equals
+        # the smaller column is the larger key.
+        keys = np.full((len(counts), np.diff(first).max()), -1)
+        keys[row, np.arange(len(row)) - first[row]] = (cosine.ravel()[near].view(np.int32).astype(np.int64) << 32) + (
+            n - 1 - column
+        )
+        best = np.sort(np.partition(keys, keys.shape[1] - k, axis=1)[:, keys.shape[1] - k :], axis=1)[:, ::-1]
+        pages = n - 1 - (best & (2**32 - 1))
+        nearest.pages[start:stop] = pages
+        nearest.co_views[start:stop] = np.take_along_axis(counts, pages, axis=1)
 
     if k:
         for _ in run_blocks(find, _row_ranges(co_views), n_threads):
@@ -246,8 +291,9 @@ def solve(
     if not k:
         return empty((n, n))
     weights = _solutions(co_views, predictors, regularisation, n_threads=n_threads)
-    indptr = np.arange(n + 1, dtype=np.int32) * np.int32(k)
-    matrix = csc_array((weights.ravel(), predictors.pages.ravel(), indptr), shape=(n, n)).tocsr()
+    counts = np.arange(k) < predictors.size[:, None]
+    indptr = np.concatenate([[0], np.cumsum(predictors.size)]).astype(np.int32)
+    matrix = csc_array((weights[counts], predictors.pages[counts], indptr), shape=(n, n)).tocsr()
     if n > FAN_OUT * k:
         matrix.data[np.abs(matrix.data) < LEAST] = 0
     matrix.eliminate_zeros()
@@ -258,23 +304,42 @@ def _solutions(
     co_views: CoViews, predictors: Nearest, regularisation: float, *, n_threads: int | None
 ) -> NDArray[np.float32]:
     """The weights of each page on its predictors, n x K."""
-    n, k = predictors.pages.shape
-    weights = np.empty((n, k), np.float32)
+    from scipy.linalg.lapack import dpotrs
+
+    weights = np.empty(predictors.pages.shape, np.float32)
     # Pages with a predictor in common read the same part of G: next to each other they find it in the cache,
     # which halves the time of gathering.
-    order = np.argsort(predictors.pages[:, k // 2], kind="stable")
+    middle = np.take_along_axis(predictors.pages, predictors.size[:, None] // 2, axis=1)[:, 0]
+    order = np.lexsort((middle, predictors.size))
 
-    def solve_batch(start: int) -> None:
-        pages = order[start : start + BATCH]
-        systems = co_views.among(predictors.pages[pages])
+    def solve_batch(pages: NDArray[np.intp]) -> None:
+        k = int(predictors.size[pages[0]])
+        systems = co_views.among(predictors.pages[pages, :k])
         systems[:, np.arange(k), np.arange(k)] += regularisation
-        solution = np.linalg.solve(systems, predictors.co_views[pages, :, None].astype(np.float64))[:, :, 0]
-        weights[pages] = np.rint(solution / QUANTUM) * QUANTUM
+        right = predictors.co_views[pages, :k].astype(np.float64)
+        found = np.empty_like(right)
+        try:
+            # A third of the time of np.linalg.solve.
+            roots = np.linalg.cholesky(systems)
+        except np.linalg.LinAlgError:
+            # Counts that a memory limit has cut need not be positive definite.
+            found[:] = np.linalg.solve(systems, right[:, :, None])[:, :, 0]
+        else:
+            for i, root in enumerate(roots):
+                found[i] = dpotrs(root.T, right[i])[0]
+        weights[pages, :k] = np.rint(found / QUANTUM) * QUANTUM
 
     with single_threaded_blas():
-        for _ in run_blocks(solve_batch, range(0, n, BATCH), n_threads):
+        for _ in run_blocks(solve_batch, _batches(order, predictors.size), n_threads):
             pass
     return weights
+
+
+def _batches(order: NDArray[np.intp], size: NDArray[np.int64]) -> Iterator[NDArray[np.intp]]:
+    """Pages to solve at a time, all of one size."""
+    for group in np.split(order, np.flatnonzero(np.diff(size[order])) + 1):
+        for start in range(0, len(group), BATCH):
+            yield group[start : start + BATCH]
 
 
 def _solve_dense(co_views: CoViews, regularisation: float, *, n_threads: int | None) -> csr_array:

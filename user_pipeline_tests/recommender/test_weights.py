@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from user_pipeline.recommender import co_views as counting
+from user_pipeline.recommender import weights as weights_module
 from user_pipeline.recommender.co_views import count_co_views, largest_in_rows
+from user_pipeline.recommender.defaults import NEIGHBOURS
 from user_pipeline.recommender.interactions import Interactions, interactions
 from user_pipeline.recommender.weights import LEAST, find_predictors, fit, nearest_pages, solve
 from user_pipeline_tests.recommender.helpers import dense_ease, random_views, views_of
@@ -35,8 +38,9 @@ def test_each_column_solves_the_ridge_regression_on_its_predictors() -> None:
     predictors = find_predictors(count_co_views(views, memory_limit=2**30), 10, 20.0)
     assert predictors is not None
     expected = np.zeros_like(gram)
-    for page, near in enumerate(predictors.pages):
-        system = gram[np.ix_(near, near)] + 20 * np.eye(10)
+    for page, (some, size) in enumerate(zip(predictors.pages, predictors.size, strict=True)):
+        near = some[:size]
+        system = gram[np.ix_(near, near)] + 20 * np.eye(size)
         expected[near, page] = np.linalg.solve(system, gram[near, page])
 
     weights = fit(views, neighbours=10, regularisation=20.0).toarray()
@@ -51,16 +55,12 @@ def test_each_column_solves_the_ridge_regression_on_its_predictors() -> None:
 def test_neighbours_are_the_nearest_by_cosine_and_of_equals_the_more_popular() -> None:
     views = random_views(3, n_users=30, n_pages=200, n=400)
     x = views.matrix.toarray().astype(np.float32)
-    gram = x.T @ x
-    scale = (1 / np.sqrt(np.diag(gram))).astype(np.float32)
-    cosine = gram * scale
-    np.fill_diagonal(cosine, -1)
-    expected = np.sort(np.argsort(-cosine, axis=1, kind="stable")[:, :9], axis=1)
+    expected = np.sort(np.argsort(-_cosine(views), axis=1, kind="stable")[:, :9], axis=1)
 
     nearest = nearest_pages(count_co_views(views, memory_limit=2**30), 9)
 
     assert np.array_equal(nearest.pages, expected)
-    assert np.array_equal(nearest.co_views, np.take_along_axis(gram, expected, 1))
+    assert np.array_equal(nearest.co_views, np.take_along_axis(x.T @ x, expected, 1))
 
 
 @pytest.mark.parametrize("weighting", ["binary", "log"])
@@ -125,10 +125,11 @@ def test_the_largest_in_rows_are_largest_in_size_and_of_equals_the_first() -> No
     assert largest_in_rows(values, 2).toarray().tolist() == [[1, -5, 0], [9, 0, 0], [2, 2, 0]]
 
 
-def test_the_number_of_threads_does_not_show() -> None:
+@pytest.mark.parametrize("neighbours", [None, 100])
+def test_the_number_of_threads_does_not_show(neighbours: int | None) -> None:
     views = random_views(2, n_users=2000, n_pages=600, n=60_000)
 
-    one, three = fit(views, n_threads=1), fit(views, n_threads=3)
+    one, three = (fit(views, neighbours=neighbours, n_threads=n) for n in (1, 3))
 
     assert one.data.tobytes() == three.data.tobytes()
     assert one.indices.tobytes() == three.indices.tobytes()
@@ -164,24 +165,53 @@ def test_predictors_explain_sequences_better_than_the_nearest_alone() -> None:
     nearest = nearest_pages(co_views, 60)
     chosen, near, every = (error(views, solve(co_views, which, 20.0)) for which in (predictors, nearest, None))
     assert every < chosen < near
-    assert chosen - every < 0.6 * (near - every)
-    # A page never predicts itself, nor another twice; half of the predictors are the nearest.
-    own = np.arange(600)[:, None]
-    assert (predictors.pages != own).all()
-    assert (np.diff(predictors.pages, axis=1) > 0).all()
-    closest = nearest_pages(co_views, 30).pages
-    assert all(set(few) <= set(all_of_it) for few, all_of_it in zip(closest, predictors.pages, strict=True))
+    assert chosen - every < 0.7 * (near - every)
     gram = (views.matrix.T.astype(np.float64) @ views.matrix).toarray()
-    assert np.array_equal(predictors.co_views, gram[own, predictors.pages])
+    closest = nearest_pages(co_views, 12).pages
+    assert (predictors.size == 60).sum() > 500
+    for page, (some, counts, size) in enumerate(zip(*predictors, strict=True)):
+        pages = some[:size]
+        # A page never predicts itself, nor another twice; a fifth of the predictors are the nearest.
+        assert page not in pages
+        assert (np.diff(pages) > 0).all()
+        assert set(closest[page]) <= set(pages)
+        assert np.array_equal(counts[:size], gram[page, pages])
 
 
-def test_a_catalogue_without_overrated_pages_is_completed_by_the_nearest() -> None:
+def test_where_few_are_overrated_the_next_nearest_complete_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    views = random_views(3, n_users=300, n_pages=200, n=900)
+    co_views = count_co_views(views, memory_limit=2**30)
+    monkeypatch.setattr(weights_module, "STEP", 1)
+    alone = find_predictors(co_views, 100, 20.0)
+    monkeypatch.setattr(weights_module, "STEP", 15)
+    completed = find_predictors(co_views, 100, 20.0)
+    assert alone is not None
+    assert completed is not None
+    ranked = np.argsort(-_cosine(views), axis=1, kind="stable")
+    assert len(np.unique(alone.size)) > 5
+    assert set(completed.size) <= {20, 35, 50, 65, 80, 95, 100}
+    for page, near in enumerate(ranked):
+        few, more = (set(found.pages[page, : found.size[page]]) for found in (alone, completed))
+        others = [other for other in near if other not in few]
+        assert more == few | set(others[: len(more) - len(few)])
+
+
+def _cosine(views: Interactions) -> NDArray[np.float32]:
+    x = views.matrix.toarray().astype(np.float32)
+    gram = x.T @ x
+    cosine = gram * (1 / np.sqrt(np.diag(gram))).astype(np.float32)
+    np.fill_diagonal(cosine, -1)
+    return cosine
+
+
+def test_a_catalogue_without_overrated_pages_is_predicted_from_the_nearest() -> None:
     # Three pages nobody views together: nothing is predicted, rightly or wrongly.
     views = views_of([(0, 0), (1, 1), (2, 2), (3, 3), (4, 0)], 5, 4)
     predictors = find_predictors(count_co_views(views, memory_limit=2**30), 2, 1.0)
     assert predictors is not None
-    assert predictors.pages.tolist() == [[1, 2], [0, 2], [0, 1], [0, 1]]
-    assert not predictors.co_views.any()
+    assert predictors.size.tolist() == [1, 1, 1, 1]
+    assert predictors.pages[:, 0].tolist() == [1, 0, 0, 0]
+    assert not predictors.co_views[:, 0].any()
 
 
 def test_all_pages_predict_each_in_a_small_catalogue_if_there_is_memory() -> None:
@@ -191,7 +221,7 @@ def test_all_pages_predict_each_in_a_small_catalogue_if_there_is_memory() -> Non
     assert fit(views).toarray() != pytest.approx(fit(views, neighbours=100).toarray(), abs=1e-6)
     little = find_predictors(co_views, None, 20.0, memory_limit=8 * 400**2)
     assert little is not None
-    assert little.pages.shape == (400, 100)
+    assert little.pages.shape == (400, NEIGHBOURS)
     # Of a row the largest are kept.
     expected = dense_ease(views.matrix, 20.0)
     weights = fit(views).toarray()
