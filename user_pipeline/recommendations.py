@@ -292,11 +292,14 @@ class Choices:
         window_days: how many days they are learned from.
         neighbours: from how many pages each page is predicted; None leaves it to their number.
         regularisation: the ridge penalty, in squared views.
+        memory_limit: bytes for what is worked with, beside the history itself and its copy by page. Of a catalogue that
+            is too large for it, less is counted.
     """
 
     window_days: int
     neighbours: int | None
     regularisation: float
+    memory_limit: int
 
     @classmethod
     def of(cls, file: "Path") -> "Choices":
@@ -331,14 +334,13 @@ def schema() -> "pa.Schema":
     )
 
 
-def write_recommendations(history: History, file: "Path", choices: Choices, *, memory_limit: int) -> Summary:
+def write_recommendations(history: History, file: "Path", choices: Choices) -> Summary:
     """Learn from a history and write three pages for each of its users to a Parquet file, by user and rank.
 
     Args:
         history: who viewed what.
         file: where to write, see :func:`schema`.
         choices: how to learn; they are kept in the file.
-        memory_limit: bytes for what is worked with, beside the history itself and its copy by page.
     """
     import pyarrow.parquet as pq
 
@@ -349,9 +351,12 @@ def write_recommendations(history: History, file: "Path", choices: Choices, *, m
     user, page = history.viewed
     views = interactions(user, page, n_users=len(history.users), n_pages=len(history.pages))
     weights = fit(
-        views, neighbours=choices.neighbours, regularisation=choices.regularisation, memory_limit=memory_limit
+        views,
+        neighbours=choices.neighbours,
+        regularisation=choices.regularisation,
+        memory_limit=choices.memory_limit,
     )
-    parts = recommend(views, weights, seen=history.seen_before, with_popular=True, memory_limit=memory_limit)
+    parts = recommend(views, weights, seen=history.seen_before, with_popular=True, memory_limit=choices.memory_limit)
     users = rows = fallback_users = filled_rows = 0
     kept = schema().with_metadata({_CHOICES: json.dumps(asdict(choices))})
     with pq.ParquetWriter(file, kept, compression="zstd") as writer:

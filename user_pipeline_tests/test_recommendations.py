@@ -62,9 +62,10 @@ def make(platform: Platform, window: Window, **options: Any) -> tuple[list[dict[
     file = snapshot_file(platform)
     with platform.engine() as engine:
         history = read_history(platform.analytics, engine, window)
-    memory_limit = options.pop("memory_limit", 2**28)
-    choices = Choices(**{"window_days": window.days, "neighbours": 100, "regularisation": 1.0, **options})
-    summary = write_recommendations(history, file, choices, memory_limit=memory_limit)
+    choices = Choices(
+        **{"window_days": window.days, "neighbours": 100, "regularisation": 1.0, "memory_limit": 2**28, **options}
+    )
+    summary = write_recommendations(history, file, choices)
     assert Choices.of(file) == choices
     return pq.read_table(file).to_pylist(), summary
 

@@ -108,9 +108,8 @@ def page_recommendations(
         summary = write_recommendations(
             history,
             file,
-            Choices(window.days, config.neighbours, config.regularisation),
-            # The engine, which has read the history, may still hold some of its own.
-            memory_limit=engine.memory_limit // 2,
+            # The engine, which has read the history, may still hold some of its own memory.
+            Choices(window.days, config.neighbours, config.regularisation, engine.memory_limit // 2),
         )
         return Snapshot(summary.rows, {"window_days": window.days, **asdict(summary)})
 

@@ -81,9 +81,7 @@ def page_recommendations(work: Recompute) -> Comparison:
         with work.files([partition_path(comparison.table, day.isoformat())]) as [file]:
             choices = Choices.of(Path(file))
         anew = work.engine.new_scratch(comparison.table) / "anew.parquet"
-        write_recommendations(
-            _history(work, Window(day, choices.window_days)), anew, choices, memory_limit=work.engine.memory_limit // 2
-        )
+        write_recommendations(_history(work, Window(day, choices.window_days)), anew, choices)
         work.keep(
             comparison.table, f"select {', '.join(_RECOMMENDATIONS.columns)} from read_parquet({literal(str(anew))})"
         )
