@@ -25,7 +25,7 @@ up: $(INSTALLED) ## The Dagster UI and daemon on the embedded services
 	$(BIN)/user-pipeline up
 
 test: $(INSTALLED) ## Every test (ARGS= passes arguments to pytest)
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 screenshots: $(INSTALLED) ## The pictures of the documentation, made anew (needs chromium)
 	$(BIN)/python -m pytest user_pipeline_tests/ui --screenshots docs/images

@@ -10,6 +10,13 @@ import pytest
 from user_pipeline.local.postgres import EmbeddedPostgres, ensure_running, stop
 from user_pipeline_tests.platform import Platform
 
+_LONG = ("ui/test_browser.py", "test_oracle.py", "deploy/test_processes.py", "faults/test_killed.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of few tests that take minutes go first: at the end all processes but one would wait for them."""
+    items.sort(key=lambda item: next((at for at, name in enumerate(_LONG) if item.path.match(name)), len(_LONG)))
+
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
