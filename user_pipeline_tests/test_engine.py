@@ -25,5 +25,5 @@ def test_its_connections_share_most_of_the_limit(tmp_path: Path) -> None:
         for _ in range(2):
             query = "select current_setting('memory_limit')"
             [(limit,)] = engine.connect().execute(query).fetchall()
-            # 700 MB, as it says it.
-            assert limit == "667.5 MiB"
+            # 600 MB, as it says it.
+            assert limit == "572.2 MiB"
