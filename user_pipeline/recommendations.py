@@ -303,7 +303,11 @@ class Choices:
 
     @classmethod
     def of(cls, file: "Path") -> "Choices":
-        """What a day's file was made with."""
+        """What a day's file was made with.
+
+        Raises:
+            KeyError: it does not say so.
+        """
         import pyarrow.parquet as pq
 
         return cls(**json.loads((pq.read_schema(file).metadata or {})[_CHOICES]))

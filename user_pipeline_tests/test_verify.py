@@ -379,6 +379,15 @@ def test_a_fragment_that_lost_rows_is_found(sound: Platform) -> None:
     assert verify().exit_code == 0
 
 
+def test_recommendations_whose_snapshot_is_gone_are_to_be_made_again(sound: Platform) -> None:
+    [snapshot] = (sound.root / "lake").glob(f"page_recommendations/date={DAYS[2]}/*")
+    snapshot.unlink()
+    result = verify()
+    assert findings(result.output) == {"page_recommendations": [f"{DAYS[2]} no snapshot: 9 rows"]}
+    assert commands(result.output) == [MATERIALIZE + f"--partition {DAYS[2]}"]
+    repair(sound, result.output)
+
+
 def test_a_catalog_that_claims_more_rows_is_found(sound: Platform) -> None:
     lake = sound.storage.lake
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 STALE, LOST, NOT_MATERIALIZED = "stale", "lost", "not materialized"
 MISSING, EXTRA, DIFFERENT = "missing", "extra", "different"
+NO_SNAPSHOT = "no snapshot"
 KINDS = {
     STALE: "an object of the day was read, or read again, after the day was materialized",
     LOST: "fragments hold other rows than the catalog says their objects brought",
@@ -25,6 +26,7 @@ KINDS = {
     MISSING: "rows that should be there",
     EXTRA: "rows that should not be there",
     DIFFERENT: "rows with the right key and wrong values",
+    NO_SNAPSHOT: "the day's snapshot is gone, or does not say how it was made, so nothing was compared",
 }
 _TYPES = {
     "ts": "timestamp",

@@ -10,7 +10,7 @@ from user_pipeline.io_managers.lake import partition_path
 from user_pipeline.io_managers.snapshots import served_in
 from user_pipeline.recommendations import Choices, History, Window, in_codes, number, write_recommendations
 from user_pipeline.resources.postgres import literal
-from user_pipeline.verify.comparing import Comparison, Recompute, Shape, exists
+from user_pipeline.verify.comparing import NO_SNAPSHOT, Comparison, Difference, LakeError, Recompute, Shape, exists
 
 _WHOLE = {
     "users": Shape(("user_id", "email", "name", "updated_at"), ("user_id",), ("user_id",)),
@@ -77,18 +77,28 @@ def page_recommendations(work: Recompute) -> Comparison:
     """
     comparison = Comparison("page_recommendations")
     work.empty("kept.page_recommendations", _RECOMMENDATIONS)
+    work.load(work.databases.analytics, comparison.table, _RECOMMENDATIONS)
     if day := _served(work):
-        with work.files([partition_path(comparison.table, day.isoformat())]) as [file]:
-            choices = Choices.of(Path(file))
+        if not (choices := _choices(work, day)):
+            comparison.differences.append(Difference(NO_SNAPSHOT, day, work.number("actual")))
+            return comparison
         anew = work.engine.new_scratch(comparison.table) / "anew.parquet"
         write_recommendations(_history(work, Window(day, choices.window_days)), anew, choices)
         work.keep(
             comparison.table, f"select {', '.join(_RECOMMENDATIONS.columns)} from read_parquet({literal(str(anew))})"
         )
         anew.unlink()
-    work.load(work.databases.analytics, comparison.table, _RECOMMENDATIONS)
     comparison.differences += work.compare(_RECOMMENDATIONS, "kept.page_recommendations", day, comparison)
     return comparison
+
+
+def _choices(work: Recompute, day: date) -> Choices | None:
+    """What the snapshot of the day was made with; None if it is gone or does not say."""
+    try:
+        with work.files([partition_path("page_recommendations", day.isoformat())]) as [file]:
+            return Choices.of(Path(file))
+    except (LakeError, KeyError):
+        return None
 
 
 def _served(work: Recompute) -> date | None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from obstore.exceptions import GenericError, PermissionDeniedError
 
-from user_pipeline.ingest import reader
+from user_pipeline.ingest import one_pass
 from user_pipeline.ingest.catalog import Catalog
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
 from user_pipeline.ingest.fragments import Days
@@ -586,7 +586,7 @@ def test_log_lines_name_objects_without_the_addresses_in_their_names(
         yield from cut(*arguments, **options)
         platform.put_views(keys[2], [GOOD])
 
-    monkeypatch.setattr(reader, "cut", rewritten)
+    monkeypatch.setattr(one_pass, "cut", rewritten)
     ingest(platform, PAGE_VIEWS)
 
     for what in ("was deleted before", "could not be fetched", "changed while it was read"):
