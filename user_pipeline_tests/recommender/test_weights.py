@@ -168,8 +168,8 @@ def test_predictors_explain_sequences_better_than_the_nearest_alone(neighbours: 
     assert every < chosen < near
     assert chosen - every < 0.6 * (near - every)
     gram = (views.matrix.T.astype(np.float64) @ views.matrix).toarray()
-    closest = nearest_pages(co_views, 12).pages
-    assert (predictors.size == 60).sum() > 500
+    closest = nearest_pages(co_views, neighbours // 5).pages
+    assert (predictors.size == neighbours).sum() > 500
     for page, (some, counts, size) in enumerate(zip(*predictors, strict=True)):
         pages = some[:size]
         # A page never predicts itself, nor another twice; a fifth of the predictors are the nearest.
