@@ -8,9 +8,11 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+from click.testing import CliRunner
 
 from user_pipeline import settings
 from user_pipeline.io_managers.create import create_tables
+from user_pipeline.local.cli import main
 from user_pipeline.local.sample_logs import SampleLogs
 from user_pipeline.resources.postgres import Databases, StatementError
 from user_pipeline.settings import Settings
@@ -118,6 +120,18 @@ def test_the_whole_pipeline_runs_as_the_writer(as_writer: Platform, roles: Roles
             "user_pipeline_owner", database, f"select tableowner from pg_tables where tablename = '{name}'"
         )
         assert rows == [("user_pipeline_owner",)]
+
+
+def test_the_writer_repairs_the_tables_with_rebuild(as_writer: Platform, roles: Roles) -> None:
+    as_writer.put_views("PageViews/a", [view("2017-04-01T10:00:00"), "broken"])
+    as_writer.put("UserUpdates/a", update("2017-04-01T10:00:00"))
+    assert as_writer.materialize("2017-04-01").success
+    right = {name: as_writer.table(database, name) for database, name in TABLES}
+    roles.run_as("user_pipeline_writer", "analytics", "update public.user_page_views set count = 7")
+    roles.run_as("user_pipeline_writer", "analytics", "delete from public.users")
+    done = CliRunner().invoke(main, ["rebuild"])
+    assert done.exit_code == 0, done.output
+    assert {name: as_writer.table(database, name) for database, name in TABLES} == right
 
 
 def test_tables_made_beforehand_are_those_the_pipeline_makes(roles: Roles, platform: Platform) -> None:
