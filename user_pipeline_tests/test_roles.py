@@ -1,5 +1,6 @@
 """The roles of deploy/sql on a server that asks for passwords: each may do its part and nothing else."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -206,6 +207,39 @@ def test_an_analyst_only_reads(roles: Roles, statement: str) -> None:
     # Asked for so, as the role's default of reading only is but a default.
     with pytest.raises(psycopg2.errors.InsufficientPrivilege):
         roles.run_as("analyst", "analytics", "begin read write; " + statement)
+
+
+def test_a_statement_of_an_analyst_ends_after_five_minutes_and_one_of_the_pipeline_does_not(roles: Roles) -> None:
+    assert roles.run_as("analyst", "analytics", "show statement_timeout") == [("5min",)]
+    for role, database in (("user_pipeline_writer", "analytics"), ("user_pipeline_owner", "staging")):
+        assert roles.run_as(role, database, "show statement_timeout") == [("0",)]
+
+
+def test_what_an_analyst_was_granted_beside_the_script_is_gone_after_it(roles: Roles) -> None:
+    roles.server.execute("grant temporary on database analytics to analyst")
+    roles.server.execute("grant connect on database staging to analyst")
+    assert roles.run_as("analyst", "analytics", "begin read write; create temporary table mine (x int)") == []
+    roles.server.run_file(ROLES, roles.server.url("postgres", "admin", "admin"))
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        roles.run_as("analyst", "analytics", "begin read write; create temporary table mine (x int)")
+    with pytest.raises(psycopg2.OperationalError, match="permission denied for database"):
+        roles.run_as("analyst", "staging", "select 1")
+
+
+def test_a_role_of_a_person_made_as_the_docs_say_reads_within_the_limits_of_an_analyst(roles: Roles) -> None:
+    guide = (ROLES.parents[2] / "docs" / "access.md").read_text()
+    [block] = re.findall(r"((?: {4}[^\n]*someone[^\n]*\n)+)", guide)
+    roles.server.execute(block, roles.server.url("postgres", "admin", "admin"))
+    try:
+        roles.server.execute("alter role someone password 'someone'")
+        url = roles.server.url("analytics", "someone", "someone")
+        assert roles.server.execute("select count(*) >= 0 from public.users", url) == [(True,)]
+        assert roles.server.execute("show statement_timeout", url) == [("5min",)]
+        for statement in ("begin read write; create temporary table mine (x int)", "delete from public.users"):
+            with pytest.raises((psycopg2.errors.InsufficientPrivilege, psycopg2.errors.ReadOnlySqlTransaction)):
+                roles.server.execute(statement, url)
+    finally:
+        roles.server.execute("drop role someone")
 
 
 def test_nobody_but_the_owner_hands_rights_on(roles: Roles) -> None:
