@@ -7,8 +7,8 @@ from datetime import date, timedelta
 from user_pipeline.ingest.feeds import Feed
 from user_pipeline.io_managers.lake import fetch_partitions
 from user_pipeline.resources.engine import Engine
-from user_pipeline.resources.object_store import ObjectStorage
 from user_pipeline.resources.postgres import Postgres, quote
+from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.transforms.cleaned import PRODUCTION
 
 

@@ -106,7 +106,7 @@ def _failures(context: dg.RunFailureSensorContext) -> Iterator[str]:
         described = data.user_failure_data and data.user_failure_data.description
         name = event.node_name
         yield f"*Asset:* {', '.join(assets.get(name, [name]))}"
-        yield f"*Error:* {_shortened(described or _cause(data.error))}"
+        yield f"*Error:* {_verbatim(described or _cause(data.error))}"
     if len(events) > _SHOWN:
         yield f"and {len(events) - _SHOWN} more steps"
     if not failures:
@@ -114,7 +114,7 @@ def _failures(context: dg.RunFailureSensorContext) -> Iterator[str]:
         if selection:
             names = sorted(key.to_user_string() for key in selection)
             yield f"*Assets:* {_shortened(', '.join(names))}"
-        yield f"*Error:* {_shortened(context.failure_event.message or 'the run ended without saying why')}"
+        yield f"*Error:* {_verbatim(context.failure_event.message or 'the run ended without saying why')}"
 
 
 def _assets_by_op(repository: dg.RepositoryDefinition | None) -> dict[str, list[str]]:
@@ -144,6 +144,11 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 1] + "…"
 
 
+def _verbatim(text: str) -> str:
+    """Text as a block of code, which no reader of Markdown takes for markup: it may quote what was delivered."""
+    return "```" + _shortened(text).replace("`", "'") + "```"
+
+
 def _failed_checks(instance: dg.DagsterInstance, run_id: str) -> list[dg.AssetCheckEvaluation]:
     """The failed evaluations of a run, read a page at a time."""
     failed: list[dg.AssetCheckEvaluation] = []
@@ -171,7 +176,7 @@ def _lines(failed: list[dg.AssetCheckEvaluation]) -> Iterator[str]:
         yield f"*Asset:* {asset}"
         yield f"*Check:* {name} {'warns' if warning else 'failed'}" + (f" for {_enumerated(days)}" if days else "")
         if description := next((e.description for e in evaluations if e.description), None):
-            yield _shortened(description)
+            yield _verbatim(description)
     if len(checks) > _SHOWN:
         yield f"and {len(checks) - _SHOWN} more checks"
 

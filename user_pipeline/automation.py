@@ -23,10 +23,9 @@ from user_pipeline.data_versions import is_done, latest_versions, raw_key, unobs
 from user_pipeline.errors import masked, never_retried
 from user_pipeline.ingest.catalog import Catalog
 from user_pipeline.ingest.feeds import FEEDS, Feed
-from user_pipeline.ingest.reader import list_objects
 from user_pipeline.resources.engine import Engine
-from user_pipeline.resources.object_store import ObjectStorage
 from user_pipeline.resources.postgres import Databases
+from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.retention import delete_old_runs, delete_old_runs_schedule
 
 if TYPE_CHECKING:
@@ -144,7 +143,7 @@ def _look(
     start_date = settings.current().start_date
     unknown = {}
     for feed, catalog in catalogs.items():
-        listing = list_objects(storage.source, feed)
+        listing = storage.source.list(feed.folder)
         unknown[feed] = catalog.unknown(listing, start_date, now)
         seen.append(f"{feed.folder}: {listing.num_rows} objects, {unknown[feed].num_rows} new or changed")
     if not any(table.num_rows for table in unknown.values()):

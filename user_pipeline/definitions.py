@@ -14,8 +14,8 @@ from user_pipeline.io_managers.lake import LakeIOManager
 from user_pipeline.io_managers.postgres import PostgresIOManager
 from user_pipeline.io_managers.snapshots import SnapshotIOManager
 from user_pipeline.resources.engine import Engine
-from user_pipeline.resources.object_store import ObjectStorage
 from user_pipeline.resources.postgres import Databases
+from user_pipeline.resources.storage import ObjectStorage
 
 
 @dg.resource(description="DuckDB within USER_PIPELINE_MEMORY_LIMIT; its scratch files go with the run.")

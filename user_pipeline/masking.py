@@ -7,8 +7,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from user_pipeline import settings
 from user_pipeline.settings import Settings, SettingsError
 
-# Whatever the quoting around it; percent-encoded too, as addresses stand in urls.
-_EMAIL = re.compile(r"[^\s\"<>(),;:]+(?:@|%40)[^\s\"<>(),;:]+", re.IGNORECASE)
+# Whatever the quoting around it; percent-encoded too, as addresses stand in urls. It is tried once for each run of
+# characters, at its beginning: a search from every character of a long run would take quadratic time.
+_EMAIL = re.compile(r"(?<![^\s\"<>(),;:])[^\s\"<>(),;:]+(?:@|%40)[^\s\"<>(),;:]+")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 # What S3 repeats of a request it refuses, the session token among it, in clear and in hexadecimal.
 _REPEATED = re.compile(
     r"<(StringToSign(?:Bytes)?|CanonicalRequest(?:Bytes)?|SignatureProvided|AWSAccessKeyId|Token-\d+)>"
@@ -23,6 +25,8 @@ _SECRET_VARIABLES = (
     "PGPASSWORD",
 )
 _SHORTEST_SECRET = 4
+_LOOKED_AT = 400
+"""So many characters more than are shown are looked at for an address: cut off before its @, it would not be found."""
 
 
 def mask_emails(text: str) -> str:
@@ -30,9 +34,30 @@ def mask_emails(text: str) -> str:
     return _EMAIL.sub("***", text)
 
 
+def shorten(text: str, longest: int) -> str:
+    """The beginning of a text, e-mail addresses masked, with ``…`` at its end if there is more.
+
+    A value that was delivered may be megabytes long.
+
+    Args:
+        text: any text.
+        longest: how many characters are kept at most.
+    """
+    shown = mask_emails(text[: longest + _LOOKED_AT])
+    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+
+
 def mask_key(key: str) -> str:
-    """An object's key with ``***`` for each folder or name that looks like an e-mail address."""
-    return "/".join(mask_emails(part) for part in key.split("/"))
+    """An object's key, printable, with ``***`` for each folder or name that looks like an e-mail address."""
+    return printable("/".join(mask_emails(part) for part in key.split("/")))
+
+
+def printable(text: str) -> str:
+    r"""A text on one line, with escapes such as ``\n`` for line ends, terminal controls and marks of text direction.
+
+    Object keys are chosen by whoever delivers.
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def mask(text: str, current: Settings | None = None) -> str:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from user_pipeline.resources.engine import Engine
-    from user_pipeline.resources.object_store import ObjectStorage
     from user_pipeline.resources.postgres import Postgres
+    from user_pipeline.resources.storage import ObjectStorage
 
 TABLES = ("users", "user_page_views")
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 PREFIX = "USER_PIPELINE_"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]")
+_ODD_PREFIX = re.compile(r"[\x00-\x1f\x7f]|(?:^|/)\.{0,2}(?:/|$)")
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B", re.IGNORECASE)
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY_UNITS = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -91,6 +92,25 @@ class Webhook:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectLimits:
+    """What one object of the source may hold; beyond it the object is broken.
+
+    Objects are untrusted: a few kilobytes of ``.gz`` can become as many gigabytes.
+
+    Attributes:
+        size: bytes, once it is decompressed.
+        ratio: how many times its stored size that may be.
+        lines: lines, blank ones included.
+        rejects: rejected lines.
+    """
+
+    size: int = 50 * 10**9
+    ratio: int = 200
+    lines: int = 100_000_000
+    rejects: int = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The settings, resolved; ``docs`` for each are in the README."""
 
@@ -105,6 +125,7 @@ class Settings:
     scratch_dir: Path
     data_dir: Path
     max_reject_share: float
+    object_limits: ObjectLimits
     recommendation_days: int
     alert_webhook: Webhook | None
     ui_url: str | None
@@ -121,6 +142,7 @@ class Settings:
         """
         read = _Reader(environment)
         data_dir = read.directory("DATA_DIR", Path("data"))
+        limits = ObjectLimits()
         return cls(
             source=read.location("SOURCE_URL", data_dir / "source"),
             lake=read.location("LAKE_URL", data_dir / "lake"),
@@ -133,6 +155,12 @@ class Settings:
             scratch_dir=read.directory("SCRATCH_DIR", Path(tempfile.gettempdir())),
             data_dir=data_dir,
             max_reject_share=read.share("MAX_REJECT_SHARE", 0.05),
+            object_limits=ObjectLimits(
+                size=read.size("MAX_OBJECT_SIZE", limits.size),
+                ratio=read.count("MAX_COMPRESSION_RATIO", limits.ratio),
+                lines=read.count("MAX_OBJECT_LINES", limits.lines),
+                rejects=read.count("MAX_OBJECT_REJECTS", limits.rejects),
+            ),
             recommendation_days=read.days("RECOMMENDATION_DAYS", 90),
             alert_webhook=read.webhook("ALERT_WEBHOOK_URL"),
             ui_url=read.ui_url("UI_URL"),
@@ -191,6 +219,8 @@ class _Reader:
             if not _BUCKET.fullmatch(parts.netloc):
                 raise SettingsError(variable, value, "s3://bucket[/prefix] with a valid bucket name")
             prefix = parts.path.strip("/")
+            if _ODD_PREFIX.search(prefix) and prefix:
+                raise SettingsError(variable, value, "a prefix without empty, '.' or '..' parts and control characters")
             return Location(variable, f"s3://{parts.netloc}" + (f"/{prefix}" if prefix else ""))
         if "://" in value:
             raise SettingsError(variable, value, expected)
@@ -251,6 +281,23 @@ class _Reader:
         if size < 256 * 10**6:
             raise SettingsError(variable, value, expected)
         return value or default
+
+    def size(self, name: str, default: int) -> int:
+        variable, value = self._get(name)
+        try:
+            size = _parse_bytes(value) if value else default
+        except ValueError:
+            size = 0
+        if not size:
+            raise SettingsError(variable, value, "a size above 0, such as 50GB or 512MiB")
+        return size
+
+    def count(self, name: str, default: int) -> int:
+        variable, value = self._get(name)
+        count = int(value) if re.fullmatch(r"[0-9]{1,15}", value) else 0
+        if value and not count:
+            raise SettingsError(variable, value, f"a whole number from 1, such as {default}")
+        return count or default
 
     def share(self, name: str, default: float) -> float:
         variable, value = self._get(name)

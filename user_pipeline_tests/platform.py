@@ -15,8 +15,8 @@ from obstore.store import LocalStore
 from user_pipeline import settings
 from user_pipeline.local.postgres import EmbeddedPostgres
 from user_pipeline.resources.engine import Engine
-from user_pipeline.resources.object_store import ObjectStorage
 from user_pipeline.resources.postgres import Databases, Postgres
+from user_pipeline.resources.storage import ObjectStorage
 
 LOG_PIPELINE = ("group:raw", "group:cleaned", "group:marts", "group:exports")
 

@@ -114,7 +114,7 @@ def test_a_failed_run_says_what_failed_for_which_day_why_and_where_to_look(
         ":red_circle: *test_job* failed\n"
         "*Partition:* 2017-04-01\n"
         "*Asset:* page_views\n"
-        "*Error:* the table public.page_views does not fit what is to be written: the table lacks ts"
+        "*Error:* ```the table public.page_views does not fit what is to be written: the table lacks ts"
     )
     assert text.endswith(f"\n<{UI}/runs/{result.run_id}|Open the run>")
     assert "Traceback" not in text
@@ -150,10 +150,10 @@ def test_a_run_of_many_failures_is_one_alert_that_names_the_first_ones(
     assert "*Partition:* none" in text
     assert text.count("*Asset:*") == 5
     assert "and 2 more steps" in text
-    assert "*Error:* ValueError: what it led to" in text
+    assert "*Error:* ```ValueError: what it led to```" in text
     if "deep/asset_0" in text:
         assert (
-            "*Asset:* deep/asset_0, deep/asset_1\n*Error:* ValueError: both at once\nbecause of &lt;***&gt; &amp; x"
+            "*Asset:* deep/asset_0, deep/asset_1\n*Error:* ```ValueError: both at once\nbecause of &lt;***&gt; &amp; x"
             in text
         )
     assert "example.com" not in text.replace(UI, "")
@@ -178,7 +178,7 @@ def test_a_failed_blocking_check_is_told_of_once_and_not_as_a_step(
     assert text.startswith(
         ":red_circle: *recheck* failed\n*Partition:* 2017-04-01...2017-04-02\n*Asset:* user_updates\n"
     )
-    assert "*Check:* no_duplicates failed for 2017-04-01\n2017-04-01: 1 rows too many" in text
+    assert "*Check:* no_duplicates failed for 2017-04-01\n```2017-04-01: 1 rows too many```" in text
     assert "*Check:* every_row_accounted failed for 2017-04-01" in text
     assert text.count("*Check:*") == 2
     assert "*Error:*" not in text
@@ -197,7 +197,9 @@ def test_a_warning_of_a_successful_run_is_an_alert_and_a_quiet_run_is_none(
     alert(result, instance)
     [text] = hook.texts()
     assert text.startswith(":warning: *test_job* succeeded, but checks failed\n*Partition:* 2017-04-01\n")
-    assert "*Asset:* raw_page_views\n*Check:* reject_share warns for 2017-04-01\nPageViews/of ***: 1 of 2 lines" in text
+    assert (
+        "*Asset:* raw_page_views\n*Check:* reject_share warns for 2017-04-01\n```PageViews/of ***: 1 of 2 lines" in text
+    )
     assert "example.com" not in text.replace(UI, "")
 
 

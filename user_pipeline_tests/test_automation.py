@@ -15,7 +15,7 @@ from user_pipeline.automation import new_logs
 from user_pipeline.definitions import defs
 from user_pipeline.ingest.catalog import Catalog
 from user_pipeline.ingest.feeds import FEEDS, PAGE_VIEWS
-from user_pipeline.resources.object_store import ObjectStorage
+from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline_tests.platform import Platform, update, view
 
 RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")

@@ -21,7 +21,8 @@ from user_pipeline.ingest.feeds import PAGE_VIEWS
 from user_pipeline.local.postgres import EmbeddedPostgres
 from user_pipeline.local.sample_logs import SampleLogs
 from user_pipeline.resources import object_store
-from user_pipeline.resources.object_store import ObjectStorage, ObjectStoreError
+from user_pipeline.resources.object_store import ObjectStoreError
+from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.settings import Settings
 from user_pipeline_tests.platform import Platform, update, view
 from user_pipeline_tests.s3 import Endpoint, s3_endpoint

@@ -29,8 +29,8 @@ from user_pipeline.errors import MaskedError, PermanentError, masked, never_retr
 from user_pipeline.io_managers.create import create_tables
 from user_pipeline.local import postgres
 from user_pipeline.local.storage import PostgresStorage
-from user_pipeline.resources.object_store import ObjectStorage
 from user_pipeline.resources.postgres import Databases
+from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.settings import Settings
 from user_pipeline_tests.platform import Platform, update, view
 from user_pipeline_tests.s3 import s3_endpoint

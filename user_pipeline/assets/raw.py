@@ -17,8 +17,8 @@ from user_pipeline.ingest.reader import Ingested, read_new_objects
 from user_pipeline.ingest.rejects import publish_rejects
 from user_pipeline.partitions import DAILY
 from user_pipeline.resources.engine import Engine
-from user_pipeline.resources.object_store import ObjectStorage
 from user_pipeline.resources.postgres import Databases
+from user_pipeline.resources.storage import ObjectStorage
 
 SOURCES = [
     dg.AssetSpec(
@@ -133,6 +133,7 @@ def read_feed(
         storage.source,
         storage.lake,
         engine,
+        limits=settings.current().object_limits,
         start_date=settings.current().start_date,
         now=datetime.now(UTC),
         publish_rejects=publish_rejects(databases.staging),

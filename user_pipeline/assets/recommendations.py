@@ -17,8 +17,8 @@ from user_pipeline.io_managers.snapshots import Snapshot, SnapshotPerDay, served
 from user_pipeline.recommendations import Choices, Window, new_page_views, read_history, write_recommendations
 from user_pipeline.recommender.defaults import NEIGHBOURS, REGULARISATION
 from user_pipeline.resources.engine import Engine
-from user_pipeline.resources.object_store import ObjectStorage
 from user_pipeline.resources.postgres import Databases
+from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.transforms import Frame
 from user_pipeline.transforms.quality import hits, spread
 

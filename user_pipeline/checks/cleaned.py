@@ -10,8 +10,8 @@ from user_pipeline.checks.common import evaluate_days, fetch, result_of, rows_of
 from user_pipeline.errors import never_retried
 from user_pipeline.ingest.feeds import Feed
 from user_pipeline.resources.engine import Engine
-from user_pipeline.resources.object_store import ObjectStorage
 from user_pipeline.resources.postgres import Databases, Postgres
+from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.transforms.cleaned import PRODUCTION
 
 

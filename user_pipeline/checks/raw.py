@@ -12,8 +12,9 @@ from user_pipeline.errors import never_retried
 from user_pipeline.ingest.catalog import Catalog
 from user_pipeline.ingest.feeds import Feed
 from user_pipeline.io_managers.lake import fetch_partitions
+from user_pipeline.masking import mask_key
 from user_pipeline.resources.engine import Engine
-from user_pipeline.resources.object_store import ObjectStorage
+from user_pipeline.resources.storage import ObjectStorage
 
 if TYPE_CHECKING:
     import duckdb
@@ -67,7 +68,7 @@ def every_line_accounted(catalog: Catalog) -> dg.AssetCheckResult:
     return result_of(
         "every_line_accounted",
         f"raw_{catalog.feed.name}",
-        [f"{entry.key}: {entry.unaccounted} of {entry.lines} lines" for entry in catalog.unaccounted()],
+        [f"{mask_key(entry.key)}: {entry.unaccounted} of {entry.lines} lines" for entry in catalog.unaccounted()],
         objects=account["objects"],
         lines=account["lines"],
         rows=account["rows"],
@@ -104,7 +105,7 @@ def reject_share(catalog: Catalog, days: Sequence[date], limit: float) -> dg.Ass
     return result_of(
         "reject_share",
         f"raw_{catalog.feed.name}",
-        [f"{entry.key}: {entry.rejects} of {entry.lines} lines, {entry.rejected}" for entry in over],
+        [f"{mask_key(entry.key)}: {entry.rejects} of {entry.lines} lines, {entry.rejected}" for entry in over],
         warn=True,
         limit=limit,
         greatest_share=max((entry.rejects / entry.lines for entry in entries), default=0.0),
@@ -117,9 +118,9 @@ def no_broken_objects(catalog: Catalog) -> dg.AssetCheckResult:
     return result_of(
         "no_broken_objects",
         f"raw_{catalog.feed.name}",
-        [f"{entry.key}: {entry.error}" for entry in entries if entry.error]
+        [f"{mask_key(entry.key)}: {entry.error}" for entry in entries if entry.error]
         + [
-            f"{entry.key}: not fetched in {entry.failure.attempts} attempts, next one after "
+            f"{mask_key(entry.key)}: not fetched in {entry.failure.attempts} attempts, next one after "
             f"{entry.failure.retry_at:%Y-%m-%d %H:%M} UTC: {entry.failure.error}"
             for entry in entries
             if entry.failure

@@ -13,8 +13,8 @@ from user_pipeline.io_managers.lake import MissingPartitionError, fetch_partitio
 from user_pipeline.recommendation_rules import RULES, broken_rules
 from user_pipeline.recommendations import Window
 from user_pipeline.resources.engine import Engine
-from user_pipeline.resources.object_store import ObjectStorage
 from user_pipeline.resources.postgres import Databases, Postgres
+from user_pipeline.resources.storage import ObjectStorage
 
 
 def recommendation_checks() -> list[dg.AssetChecksDefinition]:

@@ -164,15 +164,14 @@ class Catalog:
         """The objects of a listing that are new, changed, or were read under a later start date.
 
         Args:
-            listing: ``path`` string, ``e_tag`` string, ``size`` int and ``last_modified`` timestamp.
+            listing: as :meth:`user_pipeline.resources.source.Source.list` gives it.
             start_date: the first day accepted now; objects that lost lines to a later one are read again.
             now: what could not be fetched and is to be tried again later than this is left out; None leaves
                 nothing out.
         """
         return query(
             """
-            select l.path, l.e_tag, l.size, l.last_modified
-            from listed l left join known k on k.key = l.path
+            select l.* from listed l left join known k on k.key = l.path
             where (k.key is null or k.etag <> l.e_tag
                 or (k.start_date > $start
                   and list_contains(list_transform(k.rejected, r -> r.reason), 'out_of_range')))
@@ -183,6 +182,16 @@ class Catalog:
             known=self.table,
             listed=listing,
         )
+
+    def gone(self, listing: "pa.Table") -> list[str]:
+        """The objects that were never read, or are broken, and are in the listing no more: nothing is left to mend."""
+        missing = query(
+            "select key from known anti join listed on path = key where error is not null or batch = '' order by key",
+            known=self.table,
+            listed=listing,
+        )
+        keys: list[str] = missing["key"].to_pylist()
+        return keys
 
     def batches(self, days: Sequence[date]) -> dict[date, dict[str, list[str]]]:
         """Where the rows of some days are: for each day, the batches and in each the objects that count."""
@@ -249,7 +258,11 @@ class Catalog:
         return rows
 
     def commit(
-        self, lake: "Store", entries: Sequence[Entry], failures: Sequence[tuple[dict[str, Any], Failure]] = ()
+        self,
+        lake: "Store",
+        entries: Sequence[Entry],
+        failures: Sequence[tuple[dict[str, Any], Failure]] = (),
+        gone: Sequence[str] = (),
     ) -> "Catalog":
         """Write the next version, with these entries in place of older ones of the same objects.
 
@@ -261,6 +274,7 @@ class Catalog:
             entries: what was read.
             failures: what could not be fetched: its row of the listing, and what happened. What was known of
                 such an object stays as it is.
+            gone: what :meth:`gone` found, to be forgotten unless someone has read it meanwhile.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -269,7 +283,7 @@ class Catalog:
         current = self
         for _ in range(_COMMIT_ATTEMPTS):
             changed = [*entries, *current._failing(failures)]
-            table = _merge(current, pa.Table.from_pylist([_to_row(entry) for entry in changed], schema=_schema()))
+            table = _merge(current, pa.Table.from_pylist([_to_row(entry) for entry in changed], schema=_schema()), gone)
             sink = pa.BufferOutputStream()
             pq.write_table(table, sink, compression="zstd")
             try:
@@ -370,7 +384,7 @@ _SUMS = f"""sum(lines) as lines, sum({_ROWS}) as rows, sum({_REJECTS}) as reject
   sum(blank) as blank, sum(header) as header"""
 
 
-def _merge(current: Catalog, new: "pa.Table") -> "pa.Table":
+def _merge(current: Catalog, new: "pa.Table", gone: Sequence[str] = ()) -> "pa.Table":
     """The next version's table: new entries in place of old ones, and the days of each that changed with it."""
     merged = query(
         """
@@ -388,11 +402,12 @@ def _merge(current: Catalog, new: "pa.Table") -> "pa.Table":
         )
         from (
           from old anti join new using (key)
+          where not (list_contains($gone, key) and (error is not null or batch = ''))
           union all by name
           select new.* exclude (days), coalesce(days.days, []) as days from new left join days using (key)
         ) order by key
         """,
-        {"version": current.version + 1},
+        {"version": current.version + 1, "gone": list(gone)},
         old=current.table,
         new=new,
     )

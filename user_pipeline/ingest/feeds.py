@@ -37,15 +37,20 @@ class Feed:
     quoted_newlines: bool
 
     def parse_sql(self) -> str:
-        """The DuckDB query that turns the relation ``lines`` into rows and rejects.
+        """The DuckDB query that turns the relation ``lines`` into rows and rejects; it needs :func:`parse_macros`.
 
-        ``lines`` has ``object`` int, ``line`` bigint, ``text`` varchar and ``broken`` boolean (not UTF-8,
-        or too long). The result has those of ``object``, ``line`` and ``text`` (``text`` only where it
-        is still needed), the feed's own columns, ``reason`` (null for a row, one of :data:`REASONS`,
-        ``blank`` or ``header``) and ``doubtful`` (DuckDB took it for JSON, a strict reader may not).
+        ``lines`` has ``object`` int, ``line`` bigint, ``text`` varchar, ``broken`` boolean (not UTF-8, or too long) and
+        ``size`` bigint (bytes). The result has ``object``, ``line``, the feed's own columns, ``reason`` (null for a
+        row, one of :data:`REASONS`, or ``header``) and ``text`` (null for a row; of a long line the first 64 KiB and
+        its size).
         """
-        sql = files(__package__).joinpath(f"{self.name}.sql").read_text(encoding="utf-8")
-        return sql.replace("{{email_pattern}}", EMAIL_PATTERN.replace("'", "''"))
+        return files(__package__).joinpath(f"{self.name}.sql").read_text(encoding="utf-8")
+
+
+def parse_macros() -> str:
+    """The statements that define what :meth:`Feed.parse_sql` uses."""
+    macros = files(__package__).joinpath("macros.sql").read_text(encoding="utf-8")
+    return macros.replace("{{email}}", EMAIL_PATTERN.replace("'", "''"))
 
 
 USER_UPDATES = Feed(

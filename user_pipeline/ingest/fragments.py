@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import duckdb
 
     from user_pipeline.resources.engine import Engine
-    from user_pipeline.resources.object_store import ObjectStorage
+    from user_pipeline.resources.storage import ObjectStorage
 
 _FETCHES = 8
 """So many fragments are fetched from a bucket at once: most of it is waiting."""

@@ -12,31 +12,46 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from user_pipeline.settings import ObjectLimits
+
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-BLOCK_BYTES = 8 * 2**20
+BLOCK_BYTES = 4 * 2**20
 MAX_LINE_BYTES = 64 * 2**20
-"""A longer line is rejected, and of its text this much is kept: a file without newlines must not fill memory."""
+"""A longer line is rejected: a file without newlines must not fill memory."""
+KEPT_LINE_BYTES = 64 * 2**10
+"""Of a rejected line this much is kept."""
 MAX_QUOTED_BYTES = 2**20
 """A quoted field is followed over line ends for this long; past it, its first line is taken as broken."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
+_WHITE_SPACE = tuple(b" \t\r\n")
 _CSV_FIELD = rb'(?:"[^"]*(?:""[^"]*)*"|[^",\r\n]*)'
 _CSV_RECORD = re.compile(_CSV_FIELD + rb"(?:," + _CSV_FIELD + rb"){4}\r?\n?")
 
 
 class BrokenObjectError(Exception):
-    """The bytes of an object cannot be read to their end: a truncated or damaged ``.gz``."""
+    """An object cannot be read to its end: it is a damaged ``.gz``, or larger than the limits allow."""
+
+
+UNCHECKED_BYTES = 16 * 2**20
+"""So much of any object is read, however small it is as stored."""
 
 
 @dataclass(slots=True)
 class LineCounter:
-    """What the cutter saw of an object, counted apart from what the parser makes of it."""
+    """What the cutter saw of an object, counted apart from what the parser makes of it.
+
+    Attributes:
+        lines: all lines.
+        blank: those of them with nothing but white space, which the parser does not get.
+    """
 
     lines: int = 0
+    blank: int = 0
 
 
 def open_text(chunks: Iterable[bytes | memoryview], name: str) -> io.BufferedIOBase:
@@ -53,30 +68,33 @@ def open_text(chunks: Iterable[bytes | memoryview], name: str) -> io.BufferedIOB
     return raw
 
 
-def cut(stream: io.BufferedIOBase, *, quoted_newlines: bool, counter: LineCounter) -> Iterator["pa.RecordBatch"]:
+def cut(
+    stream: io.BufferedIOBase, *, stored_bytes: int, limits: ObjectLimits, quoted_newlines: bool, counter: LineCounter
+) -> Iterator["pa.RecordBatch"]:
     r"""Yield the lines of a stream in batches.
 
     Args:
         stream: the decompressed bytes.
+        stored_bytes: how large the object is as stored.
+        limits: where to stop.
         quoted_newlines: whether a quoted field may hold line ends.
         counter: counts the lines as they pass.
 
     Yields:
-        record batches of ``line`` int64 (the number of the physical line it begins at, from 1),
-        ``text`` string (with its line end; bytes that are not UTF-8 as ``\\xNN``) and ``broken``
-        bool (not UTF-8, or longer than :data:`MAX_LINE_BYTES`).
+        record batches of ``line`` int64 (the number of the physical line it begins at, from 1), ``text`` string (with
+        its line end; bytes that are not UTF-8 as ``\\xNN``), ``broken`` bool (not UTF-8, or longer than
+        :data:`MAX_LINE_BYTES`; of such text :data:`KEPT_LINE_BYTES` are given) and ``size`` int64 (bytes of the line,
+        its end included). Lines of nothing but white space are counted only.
 
     Raises:
-        BrokenObjectError: the stream is damaged; what was yielded before is not to be used.
+        BrokenObjectError: the stream is damaged or passes a limit; what was yielded before is not to be used.
     """
     number = 1
     carry = b""
     first = True
+    blocks = _Blocks(stream, stored_bytes, limits)
     while True:
-        try:
-            block = _read_block(stream)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise BrokenObjectError(f"{error}".rstrip(".")) from error
+        block = blocks.read()
         at_end = not block
         if first:
             block, first = block.removeprefix(_BOM), False
@@ -86,16 +104,51 @@ def cut(stream: io.BufferedIOBase, *, quoted_newlines: bool, counter: LineCounte
         lines = _Lines(data, number, at_end=at_end, quoted_newlines=quoted_newlines)
         carry = data[lines.used :]
         number = lines.next_number
-        if lines.count:
-            counter.lines += lines.count
+        counter.lines += lines.count
+        counter.blank += lines.blank
+        if lines.count > lines.blank:
             yield lines.to_batch()
         if not at_end and len(carry) > MAX_LINE_BYTES:
             counter.lines += 1
-            yield _overlong_batch(carry, number)
-            carry = _skip_line(stream)
+            skipped, rest = _skip_line(blocks)
+            yield _overlong_batch(carry, number, len(carry) + skipped)
+            carry = rest
             number += 1
+        if counter.lines > limits.lines:
+            raise BrokenObjectError(f"it has more lines than USER_PIPELINE_MAX_OBJECT_LINES allows, {limits.lines:,}")
         if at_end:
             return
+
+
+class _Blocks:
+    """The blocks of a stream, as long as it stays within the limits."""
+
+    def __init__(self, stream: io.BufferedIOBase, stored_bytes: int, limits: ObjectLimits) -> None:
+        self._stream = stream
+        self._stored_bytes = stored_bytes
+        self._limits = limits
+        self._size = 0
+
+    def read(self) -> bytes:
+        """The next block; empty at the end.
+
+        Raises:
+            BrokenObjectError: the stream is damaged or passes a limit.
+        """
+        try:
+            block = _read_block(self._stream)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise BrokenObjectError(f"{error}".rstrip(".")) from error
+        self._size += len(block)
+        limits, stored = self._limits, self._stored_bytes
+        if self._size > limits.size:
+            raise BrokenObjectError(f"it is larger than USER_PIPELINE_MAX_OBJECT_SIZE allows, {limits.size:,} bytes")
+        if self._size > UNCHECKED_BYTES and self._size > limits.ratio * stored:
+            raise BrokenObjectError(
+                f"its {stored:,} bytes become more than {limits.ratio:,} times as many, which is all that "
+                "USER_PIPELINE_MAX_COMPRESSION_RATIO allows"
+            )
+        return block
 
 
 class _Chunks(io.RawIOBase):
@@ -135,6 +188,7 @@ class _Lines:
 
     Attributes:
         count: how many there are.
+        blank: how many of them are nothing but white space.
         used: how many bytes they take; the rest belongs to a line that is not complete yet.
         next_number: the physical line number that follows them.
     """
@@ -165,6 +219,8 @@ class _Lines:
         self.used = int(ends[-1]) if len(ends) else 0
         self._offsets = np.append(starts, self.used).astype(np.int64)
         self._numbers = numbers
+        self._is_kept = ~self._find_blank(octets)
+        self.blank = self.count - int(np.count_nonzero(self._is_kept))
 
     def _join_quoted(
         self,
@@ -205,7 +261,20 @@ class _Lines:
             at += 1
         return keep, len(starts)
 
+    def _find_blank(self, octets: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+        """Which lines are nothing but white space."""
+        import numpy as np
+
+        starts, ends = self._offsets[:-1], self._offsets[1:]
+        blank = np.isin(octets[starts], _WHITE_SPACE)
+        # Few lines begin with white space at all.
+        if blank.any():
+            inked = np.concatenate([[0], np.cumsum(~np.isin(octets[: self.used], _WHITE_SPACE), dtype=np.int32)])
+            blank &= inked[starts] == inked[ends]
+        return blank
+
     def to_batch(self) -> "pa.RecordBatch":
+        """The lines that are not blank, as :func:`cut` yields them."""
         import numpy as np
         import pyarrow as pa
 
@@ -220,33 +289,36 @@ class _Lines:
             decoded = [_decode(line) for line in octets.to_pylist()]
             text = pa.array([line for line, _ in decoded], pa.large_string())
             broken = pa.array([is_broken for _, is_broken in decoded], pa.bool_())
-        return _batch(pa.array(self._numbers), text, broken)
+        batch = _batch(pa.array(self._numbers), text, broken, pa.array(np.diff(self._offsets)))
+        return batch if not self.blank else batch.filter(pa.array(self._is_kept))
 
 
 def _decode(line: bytes) -> tuple[str, bool]:
     try:
         return line.decode(), False
     except UnicodeDecodeError:
-        return line.decode(errors="backslashreplace"), True
+        return line[:KEPT_LINE_BYTES].decode(errors="backslashreplace"), True
 
 
-def _overlong_batch(start: bytes, number: int) -> "pa.RecordBatch":
+def _overlong_batch(start: bytes, number: int, size: int) -> "pa.RecordBatch":
     import pyarrow as pa
 
-    kept = start[:MAX_LINE_BYTES].decode(errors="backslashreplace")
-    return _batch(pa.array([number]), pa.array([kept], pa.large_string()), pa.array([True]))
+    kept = start[:KEPT_LINE_BYTES].decode(errors="backslashreplace")
+    return _batch(pa.array([number]), pa.array([kept], pa.large_string()), pa.array([True]), pa.array([size]))
 
 
-def _batch(numbers: "pa.Array", text: "pa.Array", broken: "pa.Array") -> "pa.RecordBatch":
+def _batch(numbers: "pa.Array", text: "pa.Array", broken: "pa.Array", sizes: "pa.Array") -> "pa.RecordBatch":
     import pyarrow as pa
 
-    return pa.record_batch([numbers, text, broken], names=["line", "text", "broken"])
+    return pa.record_batch([numbers, text, broken, sizes], names=["line", "text", "broken", "size"])
 
 
-def _skip_line(stream: io.BufferedIOBase) -> bytes:
-    """Read past the end of the current line; what follows it is returned."""
-    while block := _read_block(stream):
-        end = block.find(b"\n")
-        if end >= 0:
-            return block[end + 1 :]
-    return b""
+def _skip_line(blocks: _Blocks) -> tuple[int, bytes]:
+    """Read past the end of the current line; how many bytes of it there were, and what follows it."""
+    skipped = 0
+    while block := blocks.read():
+        end = block.find(b"\n") + 1
+        if end:
+            return skipped + end, block[end:]
+        skipped += len(block)
+    return skipped, b""

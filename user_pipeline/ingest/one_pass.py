@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from user_pipeline.ingest.catalog import Entry, fragment_path, rejects_path
-from user_pipeline.ingest.feeds import Feed
+from user_pipeline.ingest.feeds import Feed, parse_macros
 from user_pipeline.ingest.lines import BrokenObjectError, LineCounter, cut, open_text
 from user_pipeline.masking import mask, mask_key
+from user_pipeline.resources.source import Source
+from user_pipeline.settings import ObjectLimits
 
 if TYPE_CHECKING:
     import duckdb
@@ -39,10 +41,13 @@ class Pass:
         gave_up: whether so many could not be that the rest was left for the next look.
     """
 
-    def __init__(self, feed: Feed, source: "Store", engine: "Engine", start_date: date, now: datetime) -> None:
+    def __init__(
+        self, feed: Feed, source: Source, engine: "Engine", *, limits: ObjectLimits, start_date: date, now: datetime
+    ) -> None:
         self._feed = feed
         self._source = source
         self._engine = engine
+        self._limits = limits
         self._start_date = start_date
         self._end_of_range = now.astimezone(UTC).date() + timedelta(days=2)
         self._batch = f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex}"
@@ -62,8 +67,8 @@ class Pass:
     ) -> list[Entry]:
         """Parse the objects, write what they hold, and return the entries to commit."""
         self._parse(connection, objects)
+        self._limit_rejects(connection)
         connection.execute("delete from parsed where object in $out", {"out": [*self._errors, *self._skipped]})
-        self._reject_doubtful(connection)
         paths = [item["path"] for item in objects]
         connection.execute(
             "create temp table objects as "
@@ -71,7 +76,7 @@ class Pass:
             {"n": list(range(len(paths))), "paths": paths},
         )
         brought = self._write_fragments(connection, lake)
-        rejected, blank, header = self._write_rejects(connection, lake, publish_rejects, objects)
+        rejected, header = self._write_rejects(connection, lake, publish_rejects, objects)
         return [
             Entry(
                 key=item["path"],
@@ -82,7 +87,7 @@ class Pass:
                 start_date=self._start_date,
                 error=self._errors.get(number),
                 lines=0 if number in self._errors else self._counters[number].lines,
-                blank=blank[number],
+                blank=0 if number in self._errors else self._counters[number].blank,
                 header=header[number],
                 rejected=rejected[number],
                 days={day: rows for day, (rows, _) in brought[item["path"]].items()},
@@ -101,8 +106,10 @@ class Pass:
                 ("line", pa.int64()),
                 ("text", pa.large_string()),
                 ("broken", pa.bool_()),
+                ("size", pa.int64()),
             ]
         )
+        connection.execute(parse_macros())
         lines = pa.RecordBatchReader.from_batches(schema, self._lines(objects, schema))  # noqa: F841 - by name
         connection.execute(
             "create temp table parsed as " + self._feed.parse_sql(),
@@ -116,7 +123,6 @@ class Pass:
         """The lines of all objects; what goes wrong with one is noted and the next one is read."""
         import pyarrow as pa
         from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
-        from obstore.store import LocalStore
 
         in_a_row = 0
         for number, item in enumerate(objects):
@@ -125,19 +131,24 @@ class Pass:
                 self.gave_up = True
                 self._skipped.update(range(number, len(objects)))
                 return
+            if item["problem"]:
+                self._errors[number] = item["problem"]
+                continue
             try:
-                response = self._source.get(item["path"])
-                self._etags[number] = response.meta["e_tag"] or item["e_tag"]
-                stream = open_text(response.stream(), item["path"])
-                for batch in cut(stream, quoted_newlines=self._feed.quoted_newlines, counter=self._counters[number]):
+                content = self._source.get(item["path"])
+                self._etags[number] = content.etag or item["e_tag"]
+                for batch in cut(
+                    open_text(content.chunks, item["path"]),
+                    stored_bytes=item["size"],
+                    limits=self._limits,
+                    quoted_newlines=self._feed.quoted_newlines,
+                    counter=self._counters[number],
+                ):
                     owner = pa.repeat(pa.scalar(number, pa.int32()), batch.num_rows)
-                    yield pa.RecordBatch.from_arrays(
-                        [owner, batch["line"], batch["text"].cast(pa.large_string()), batch["broken"]],
-                        schema=schema,
-                    )
-                # A bucket serves one content to the end; a file can be rewritten while it is read.
-                if isinstance(self._source, LocalStore):
-                    self._check_unchanged(number, item["path"])
+                    yield pa.RecordBatch.from_arrays([owner, *batch.columns], schema=schema)
+                if self._source.is_changed(item["path"], self._etags[number]):
+                    _log.warning("%s changed while it was read; the next look reads it again", mask_key(item["path"]))
+                    self._skipped.add(number)
                 in_a_row = 0
             except BrokenObjectError as error:
                 self._errors[number] = str(error)
@@ -152,28 +163,15 @@ class Pass:
                 if not isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
                     in_a_row += 1
 
-    def _check_unchanged(self, number: int, path: str) -> None:
-        if self._source.head(path)["e_tag"] != self._etags[number]:
-            _log.warning("%s changed while it was read; the next look reads it again", mask_key(path))
-            self._skipped.add(number)
-
-    @staticmethod
-    def _reject_doubtful(connection: "duckdb.DuckDBPyConnection") -> None:
-        """Have Python's strict reader decide on the few lines that only a lenient one may take for JSON."""
-        import json
-
-        def refuse(constant: str) -> None:
-            raise ValueError(constant)
-
-        malformed = []
-        doubtful = "select object, line, text from parsed where doubtful and reason is distinct from 'malformed'"
-        for object_number, line, text in connection.execute(doubtful).fetchall():
-            try:
-                json.loads(text, parse_constant=refuse)
-            except (ValueError, RecursionError):
-                malformed.append((object_number, line))
-        if malformed:
-            connection.executemany("update parsed set reason = 'malformed' where object = ? and line = ?", malformed)
+    def _limit_rejects(self, connection: "duckdb.DuckDBPyConnection") -> None:
+        """An object with too many rejected lines is a broken one: they would fill lake and database."""
+        for (number,) in connection.execute(
+            "select object from parsed where reason <> 'header' group by object having count(*) > $most",
+            {"most": self._limits.rejects},
+        ).fetchall():
+            self._errors[number] = (
+                f"more of its lines are rejected than USER_PIPELINE_MAX_OBJECT_REJECTS allows, {self._limits.rejects:,}"
+            )
 
     def _write_fragments(
         self, connection: "duckdb.DuckDBPyConnection", lake: "Store"
@@ -215,26 +213,20 @@ class Pass:
         lake: "Store",
         publish_rejects: PublishRejects,
         objects: list[dict[str, Any]],
-    ) -> tuple[dict[int, dict[str, int]], Counter[int], Counter[int]]:
-        """Write the rejected lines; count them by object and reason, and blank and header lines apart."""
+    ) -> tuple[dict[int, dict[str, int]], Counter[int]]:
+        """Write the rejected lines; count them by object and reason, and header lines apart."""
         rejected: dict[int, dict[str, int]] = defaultdict(dict)
-        blank: Counter[int] = Counter()
         header: Counter[int] = Counter()
         for number, reason, lines in connection.execute(
             "select object, reason, count(*) from parsed where reason is not null group by all"
         ).fetchall():
-            if reason == "blank":
-                blank[number] = lines
-            elif reason == "header":
+            if reason == "header":
                 header[number] = lines
             else:
                 rejected[number][reason] = lines
-        # Postgres text cannot hold NUL, and a line is shown without its line end.
         connection.execute(
-            """create temp view rejects as
-            select source_object, line as source_line, reason,
-              replace(regexp_replace(text, '\\r?\\n$', ''), chr(0), '\\x00') as line
-            from parsed join objects using (object) where reason is not null and reason not in ('blank', 'header')"""
+            "create temp view rejects as select source_object, line as source_line, reason, text as line "
+            "from parsed join objects using (object) where reason <> 'header'"
         )
         if rejected:
             file = self._engine.new_scratch("rejects") / "rejects.parquet"
@@ -247,7 +239,7 @@ class Pass:
         read = [item["path"] for number, item in enumerate(objects) if number not in self._skipped]
         if read:
             publish_rejects(self._feed, read, connection.execute("from rejects").to_arrow_reader(10_000))
-        return rejected, blank, header
+        return rejected, header
 
 
 def _single_file(connection: "duckdb.DuckDBPyConnection", parts: list[Path]) -> Path:

@@ -1,17 +1,18 @@
 """Read what is new in the source: every object once, in passes of bounded size."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 from user_pipeline.errors import PermanentError
-from user_pipeline.ingest.arrow_sql import query
 from user_pipeline.ingest.catalog import Catalog, Entry, Failure
 from user_pipeline.ingest.feeds import Feed
 from user_pipeline.ingest.one_pass import Pass, PublishRejects
 from user_pipeline.masking import mask_key
+from user_pipeline.resources.source import Source
+from user_pipeline.settings import ObjectLimits
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -87,10 +88,11 @@ class Ingested:
 
 def read_new_objects(
     feed: Feed,
-    source: "Store",
+    source: Source,
     lake: "Store",
     engine: "Engine",
     *,
+    limits: ObjectLimits,
     start_date: date,
     now: datetime,
     publish_rejects: PublishRejects,
@@ -105,6 +107,7 @@ def read_new_objects(
         source: where its folder is.
         lake: where fragments, rejects and catalog go.
         engine: parses.
+        limits: what one object may hold.
         start_date: events before this day are out of range.
         now: events after the day that follows this moment (UTC) are out of range.
         publish_rejects: makes rejected lines queryable.
@@ -113,33 +116,62 @@ def read_new_objects(
     being read.
 
     Raises:
-        obstore.exceptions.BaseError: the folder cannot be listed, or the lake not be written to.
+        ObjectStoreError, ObjectStoreUnavailableError: the folder cannot be listed.
+        obstore.exceptions.BaseError: the lake cannot be written to.
         UnreadObjectsError: so many objects in a row could not be fetched that it must be the store.
     """
-    listing = list_objects(source, feed)
+    listing = source.list(feed.folder)
     catalog = Catalog.load(lake, feed)
     result = Ingested(catalog, since=catalog.version, listed=listing.num_rows)
-    for objects in _passes(result.catalog.unknown(listing, start_date)):
-        reading = Pass(feed, source, engine, start_date, now)
+    gone = catalog.gone(listing)
+
+    def read(objects: list[dict[str, Any]]) -> tuple[Pass, list[Entry]]:
+        reading = Pass(feed, source, engine, limits=limits, start_date=start_date, now=now)
         with engine.connect() as connection:
-            entries = reading.run(connection, objects, lake, publish_rejects)
-        failures = _failures(result.catalog, reading.failures, now)
-        if entries or failures:
-            result.catalog = result.catalog.commit(lake, entries, failures)
-            result.entries += entries
-            failing = result.catalog.of([item["path"] for item, _ in failures])
-            result.failing += [entry for entry in failing.values() if entry.failure]
-        if entries:
-            _log.info(
-                "%s: read %d object(s), %d rows, %d rejected lines",
-                feed.name,
-                len(entries),
-                sum(entry.rows for entry in entries),
-                sum(entry.rejects for entry in entries),
-            )
-        if reading.gave_up:
-            raise UnreadObjectsError(feed, result.failing)
+            return reading, reading.run(connection, objects, lake, publish_rejects)
+
+    for objects in _passes(catalog.unknown(listing, start_date)):
+        for reading, entries in _within_memory(read, objects, engine):
+            failures = _failures(result.catalog, reading.failures, now)
+            if entries or failures:
+                result.catalog = result.catalog.commit(lake, entries, failures)
+                result.entries += entries
+                failing = result.catalog.of([item["path"] for item, _ in failures])
+                result.failing += [entry for entry in failing.values() if entry.failure]
+            if entries:
+                _log.info(
+                    "%s: read %d object(s), %d rows, %d rejected lines",
+                    feed.name,
+                    len(entries),
+                    sum(entry.rows for entry in entries),
+                    sum(entry.rejects for entry in entries),
+                )
+            if reading.gave_up:
+                raise UnreadObjectsError(feed, result.failing)
+    if gone:
+        result.catalog = result.catalog.commit(lake, [], gone=gone)
     return result
+
+
+def _within_memory(
+    read: Callable[[list[dict[str, Any]]], tuple[Pass, list[Entry]]], objects: list[dict[str, Any]], engine: "Engine"
+) -> Iterator[tuple[Pass, list[Entry]]]:
+    """Read objects in one pass; one by one if together they take too much memory.
+
+    An object that takes too much alone is a broken one.
+    """
+    import duckdb
+
+    try:
+        yield read(objects)
+    except (duckdb.OutOfMemoryException, MemoryError):
+        if len(objects) == 1 and objects[0]["problem"]:
+            raise
+        if len(objects) == 1:
+            limit = f"USER_PIPELINE_MEMORY_LIMIT, {engine.memory_limit:,} bytes"
+            objects = [{**objects[0], "problem": f"reading it takes more memory than {limit}, allows"}]
+        for item in objects:
+            yield from _within_memory(read, [item], engine)
 
 
 def _failures(
@@ -148,27 +180,6 @@ def _failures(
     known = catalog.of([item["path"] for item, _ in failures])
     earlier = {key: entry.failure for key, entry in known.items()}
     return [(item, Failure.after(earlier.get(item["path"]), item["e_tag"], error, now)) for item, error in failures]
-
-
-def list_objects(source: "Store", feed: Feed) -> "pa.Table":
-    """The objects in a feed's folder: ``path``, ``last_modified``, ``size``, ``e_tag``.
-
-    Hidden names (any part that starts with ``.`` or ``_``) and folder markers are left out. A missing folder
-    is an empty one.
-    """
-    import pyarrow as pa
-
-    columns = ["path", "last_modified", "size", "e_tag"]
-    pages = [
-        pa.record_batch(page).select(columns) for page in source.list(feed.folder, chunk_size=10_000, return_arrow=True)
-    ]
-    if not pages:
-        return pa.table({name: pa.array([], pa.string()) for name in columns})
-    return query(
-        r"""select path, last_modified, size, e_tag from listed
-        where not regexp_matches(path, '(^|/)[._][^/]*(/|$)') and not ends_with(path, '/')""",
-        listed=pa.Table.from_batches(pages),
-    )
 
 
 def _passes(objects: "pa.Table") -> Iterator[list[dict[str, Any]]]:

@@ -1,7 +1,7 @@
 -- A record of user updates is five fields of RFC 4180 CSV; the text may hold quoted line ends.
 with parsed as (
   select
-    object, line, text, broken,
+    object, line, text, broken, size,
     -- A record that is no CSV gives five empty strings, as five empty fields do: told apart below.
     regexp_extract(
       text,
@@ -12,8 +12,7 @@ with parsed as (
 ),
 unquoted as (
   select
-    object, line, text,
-    not broken and trim(text, e' \t\r\n') = '' as blank,
+    object, line, text, broken, size,
     not broken
       and (concat(f.updated_at, f.user_id, f.email, f.name, f.environment) <> '' or trim(text, e'\r\n') in (',,,,'))
       and not contains(text, chr(0)) as well_formed,
@@ -27,19 +26,13 @@ unquoted as (
 typed as (
   select
     *,
-    case
-      when regexp_full_match(updated_at_text, '\d{4}-\d{2}-\d{2}[Tt ]([01]\d|2[0-3]):\d{2}(:\d{2}(\.\d+)?)?[Zz]?')
-        then try_cast(updated_at_text as timestamp)
-      when regexp_full_match(updated_at_text, '\d{4}-\d{2}-\d{2}[Tt ]([01]\d|2[0-3]):\d{2}(:\d{2}(\.\d+)?)?[+-]([01]\d|2[0-3])(:?[0-5]\d)?')
-        then try_cast(updated_at_text as timestamptz) at time zone 'UTC'
-    end as updated_at,
+    moment_of(updated_at_text) as updated_at,
     case when regexp_full_match(user_id_text, '\d+') then try_cast(user_id_text as bigint) end as user_id
   from unquoted
 )
 select
   object, line, updated_at, user_id, email, name, environment,
   case
-    when blank then 'blank'
     when not well_formed then 'malformed'
     when line = 1 and [lower(trim(x)) for x in [updated_at_text, user_id_text, email, name, environment]]
       = ['updated_at', 'user_id', 'email', 'name', 'environment'] then 'header'
@@ -47,9 +40,8 @@ select
     when updated_at < $first_day or updated_at >= $end_of_range then 'out_of_range'
     when user_id_text = '' then 'missing_user_id'
     when user_id is null then 'invalid_user_id'
-    when not regexp_full_match(email, '{{email_pattern}}') then 'invalid_email'
-    when trim(environment) = '' then 'missing_environment'
+    when not is_email(email) then 'invalid_email'
+    when is_blank(environment) then 'missing_environment'
   end as reason,
-  false as doubtful,
-  case when reason is not null then text end as text
+  case when reason is not null then kept_line(text, size, broken) end as text
 from typed

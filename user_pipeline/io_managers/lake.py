@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from user_pipeline.resources.engine import Engine
-    from user_pipeline.resources.object_store import ObjectStorage
+    from user_pipeline.resources.storage import ObjectStorage
 
 
 class MissingPartitionError(PermanentError):

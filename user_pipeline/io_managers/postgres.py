@@ -10,7 +10,7 @@ import narwhals as nw
 
 from user_pipeline.errors import PermanentError, never_retried
 from user_pipeline.io_managers.frames import hand_over, per_partition, to_reader
-from user_pipeline.io_managers.shown import PREVIEW_ROWS, preview, timed
+from user_pipeline.io_managers.shown import PREVIEW_ROWS, PREVIEW_TEXT, preview, timed
 from user_pipeline.io_managers.slices import Table, columns_of, merge, replace_slice
 from user_pipeline.io_managers.windows import Slice
 from user_pipeline.resources.postgres import literal, quote
@@ -184,8 +184,8 @@ class PostgresIOManager(dg.IOManager):
 def _preview(transaction: "Transaction", table: Table, part: Slice | None) -> dict[str, Any]:
     """Some rows of a slice, or of the whole table."""
     columns = list(columns_of(transaction, table.sql))
-    # As text: there may be columns of types the driver knows nothing of.
-    names = ", ".join(f"{quote(column)}::text" for column in columns)
+    # As text: there may be columns of types the driver knows nothing of. A value may be megabytes long.
+    names = ", ".join(f"left({quote(column)}::text, {PREVIEW_TEXT})" for column in columns)
     condition = part.condition(columns) if part else "true"
     rows = transaction.fetch(f"select {names} from {table.sql} where {condition} limit {PREVIEW_ROWS}")
     return preview(columns, [dict(zip(columns, row, strict=True)) for row in rows])

@@ -1,5 +1,6 @@
 """What the UI shows of data that was stored: where it is, how much, how long it took, and its first rows."""
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from user_pipeline.masking import mask_emails
+from user_pipeline.masking import shorten
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 PREVIEW_ROWS = 10
 _PERSONAL = frozenset({"email", "name", "first_name", "last_name"})
 _LONGEST = 80
+PREVIEW_TEXT = 500
+"""No more characters of a value need to be fetched for a preview."""
+_LINK = re.compile(r"://|www\.|@", re.IGNORECASE)
+_BACKTICKS = re.compile("`+")
 
 
 def file_metadata(file: Path, rows: int, url: str, first: "pa.Table") -> dict[str, Any]:
@@ -81,7 +86,7 @@ def _masked(column: str, value: object) -> object:
     if not isinstance(value, str) or not value:
         return value
     if column not in _PERSONAL:
-        return mask_emails(value)
+        return shorten(value, _LONGEST)
     return f"{value[0]}…@…" if column == "email" else f"{value[0]}…"
 
 
@@ -90,5 +95,8 @@ def _cell(value: object) -> str:
     if value is None:
         return ""
     text = " ".join(str(value).split())
-    text = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    if _LINK.search(text):
+        # GitHub's Markdown makes links of bare addresses, escaped ones too; only code is left alone.
+        fence = "`" * (max(map(len, _BACKTICKS.findall(text)), default=0) + 1)
+        return f"{fence} {text} {fence}".replace("|", "\\|")
     return "".join("\\" + letter if letter in r"\`*_{}[]<>()#+!|~&" else letter for letter in text)

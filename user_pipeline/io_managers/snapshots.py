@@ -17,8 +17,8 @@ from user_pipeline.resources.postgres import quote
 
 if TYPE_CHECKING:
     from user_pipeline.resources.engine import Engine
-    from user_pipeline.resources.object_store import ObjectStorage
     from user_pipeline.resources.postgres import Postgres, Transaction
+    from user_pipeline.resources.storage import ObjectStorage
 
 BATCH_ROWS = 100_000
 

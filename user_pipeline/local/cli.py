@@ -13,7 +13,7 @@ import click
 
 from user_pipeline import settings
 from user_pipeline.local import postgres
-from user_pipeline.masking import mask
+from user_pipeline.masking import mask, printable
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -142,7 +142,7 @@ def objects(day: datetime | None, *, unread: bool) -> None:
     """
     from user_pipeline.ingest.catalog import Catalog
     from user_pipeline.ingest.feeds import FEEDS
-    from user_pipeline.resources.object_store import ObjectStorage
+    from user_pipeline.resources.storage import ObjectStorage
 
     lake = ObjectStorage(settings.current()).lake
     for feed in FEEDS:
@@ -153,9 +153,8 @@ def objects(day: datetime | None, *, unread: bool) -> None:
                 continue
             days = f"{min(entry.days)}...{max(entry.days)}" if entry.days else "no day"
             problem = entry.error or (entry.failure and f"not fetched: {entry.failure.error}") or ""
-            click.echo(
-                f"{feed.name}  {entry.key}  {rows:,} rows  {entry.rejects:,} rejected  {days}  {problem}".rstrip()
-            )
+            numbers = f"{rows:,} rows  {entry.rejects:,} rejected"
+            click.echo(f"{feed.name}  {printable(entry.key)}  {numbers}  {days}  {problem}".rstrip())
 
 
 @main.command()
@@ -167,7 +166,7 @@ def vacuum() -> None:
     """
     from user_pipeline.ingest.feeds import FEEDS
     from user_pipeline.ingest.vacuum import vacuum as remove
-    from user_pipeline.resources.object_store import ObjectStorage
+    from user_pipeline.resources.storage import ObjectStorage
 
     lake = ObjectStorage(settings.current()).lake
     for feed in FEEDS:
@@ -272,8 +271,8 @@ def verify(first: datetime | None, last: datetime | None) -> None:
     """
     from user_pipeline.local.verification import report
     from user_pipeline.resources.engine import Engine
-    from user_pipeline.resources.object_store import ObjectStorage
     from user_pipeline.resources.postgres import Databases
+    from user_pipeline.resources.storage import ObjectStorage
     from user_pipeline.verify import verify as compare
 
     if first and last and last < first:
@@ -301,8 +300,8 @@ def rebuild() -> None:
     """
     from user_pipeline.rebuild import rebuild_marts, rebuild_rejected_lines
     from user_pipeline.resources.engine import Engine
-    from user_pipeline.resources.object_store import ObjectStorage
     from user_pipeline.resources.postgres import Databases
+    from user_pipeline.resources.storage import ObjectStorage
 
     current = settings.current()
     with Engine(current) as engine, closing(Databases(current)) as databases:
@@ -324,6 +323,10 @@ def _resolved(current: settings.Settings) -> dict[str, str]:
         "USER_PIPELINE_SCRATCH_DIR": str(current.scratch_dir),
         "USER_PIPELINE_DATA_DIR": str(current.data_dir),
         "USER_PIPELINE_MAX_REJECT_SHARE": str(current.max_reject_share),
+        "USER_PIPELINE_MAX_OBJECT_SIZE": f"{current.object_limits.size}B",
+        "USER_PIPELINE_MAX_COMPRESSION_RATIO": str(current.object_limits.ratio),
+        "USER_PIPELINE_MAX_OBJECT_LINES": str(current.object_limits.lines),
+        "USER_PIPELINE_MAX_OBJECT_REJECTS": str(current.object_limits.rejects),
         "USER_PIPELINE_RECOMMENDATION_DAYS": str(current.recommendation_days),
         **({"USER_PIPELINE_UI_URL": current.ui_url} if current.ui_url else {}),
     }

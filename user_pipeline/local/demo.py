@@ -21,8 +21,8 @@ from user_pipeline.ingest.catalog import Catalog
 from user_pipeline.ingest.feeds import FEEDS, REASONS
 from user_pipeline.io_managers.exports import export_path
 from user_pipeline.resources.engine import Engine
-from user_pipeline.resources.object_store import ObjectStorage
 from user_pipeline.resources.postgres import Databases, Postgres
+from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.settings import Settings
 
 _STEP = re.compile(r" - (?P<step>\w+) - STEP_(?P<state>START|SUCCESS|FAILURE) - ")

@@ -2,16 +2,18 @@
 
 import os
 import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from user_pipeline.errors import PermanentError
 from user_pipeline.masking import mask
-from user_pipeline.settings import Location, Settings
+from user_pipeline.settings import Location
 
 if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
     from obstore.store import LocalStore, S3Store
 
     Store = LocalStore | S3Store
@@ -21,6 +23,7 @@ _CONNECT_TIMEOUT = timedelta(seconds=5)
 _PROBE_TIMEOUT = timedelta(seconds=10)
 _PROBE_RETRY = {"max_retries": 1, "retry_timeout": timedelta(seconds=5)}
 _RETRY = {"max_retries": 8, "retry_timeout": timedelta(minutes=2)}
+_CLIENT_ATTEMPTS = 9
 # botocore renews temporary credentials ten minutes before they expire at the latest: they hold for longer.
 _CREDENTIALS_TTL = timedelta(minutes=9)
 _ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse", "sse-c")
@@ -38,50 +41,21 @@ class ObjectStoreError(PermanentError):
 class ObjectStoreUnavailableError(Exception):
     """A store answers, but not now; it may do better later."""
 
+    def __init__(self, location: Location, problem: str) -> None:
+        super().__init__(f"{location.variable}={location.url}: {problem}")
 
-class ObjectStorage:
-    """The two locations of the platform, opened when first used.
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """An open bucket.
 
     Attributes:
-        source: the store the feeds are read from.
-        lake: the store everything the platform keeps is written to.
+        store: reads and writes below the location's prefix.
+        client: makes a boto3 client with the same credentials, region and endpoint.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    @cached_property
-    def source(self) -> "Store":
-        """The store with the feed folders.
-
-        Raises:
-            ObjectStoreError: it is not there or may not be read.
-        """
-        location = self._settings.source
-        default = self._settings.data_dir / "source"
-        if not location.is_s3 and Path(location.url) != default and not Path(location.url).is_dir():
-            raise ObjectStoreError(
-                location,
-                "there is no such directory; it should hold the folders UserUpdates and PageViews",
-            )
-        return open_store(location)
-
-    @cached_property
-    def lake(self) -> "Store":
-        """The store of the lake.
-
-        Raises:
-            ObjectStoreError: it is not there or may not be used.
-        """
-        return open_store(self._settings.lake)
-
-    def lake_url(self, path: str) -> str:
-        """How to name an object of the lake to a person."""
-        return f"{self._settings.lake.url}/{path}"
-
-    def lake_file(self, path: str) -> Path | None:
-        """The file an object of the lake is, or None where the lake is a bucket."""
-        return None if self._settings.lake.is_s3 else Path(self._settings.lake.url) / path
+    store: "S3Store"
+    client: "Callable[[], S3Client]"
 
 
 def open_store(location: Location) -> "Store":
@@ -94,19 +68,35 @@ def open_store(location: Location) -> "Store":
         ObjectStoreUnavailableError: the bucket cannot be listed now.
     """
     if location.is_s3:
-        return _open_bucket(location)
+        return connect_bucket(location).store
     from obstore.store import LocalStore
 
+    check_directory(location)
+    return LocalStore(location.url)
+
+
+def check_directory(location: Location) -> None:
+    """Make the directory of a location unless it is there.
+
+    Raises:
+        ObjectStoreError: it cannot be made.
+    """
     try:
         Path(location.url).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ObjectStoreError(location, f"the directory cannot be made: {error.strerror}") from error
-    return LocalStore(location.url)
 
 
-def _open_bucket(location: Location) -> "S3Store":
+def connect_bucket(location: Location, folders: Sequence[str] = ("",)) -> Bucket:
+    """Open a bucket, and list one key of some of its folders.
+
+    Raises:
+        ObjectStoreError: the settings do not lead to a bucket that may be listed.
+        ObjectStoreUnavailableError: the bucket cannot be listed now.
+    """
     import boto3
     import botocore.session
+    from botocore.config import Config
     from botocore.exceptions import BotoCoreError
     from obstore.auth.boto3 import Boto3CredentialProvider
     from obstore.store import S3Store
@@ -148,8 +138,19 @@ def _open_bucket(location: Location) -> "S3Store":
             credential_provider=credentials,
         )
 
-    _probe(store(_PROBE_RETRY, timeout=_PROBE_TIMEOUT), location, bucket, endpoint)
-    return store(_RETRY)
+    def client() -> "S3Client":
+        options = Config(
+            connect_timeout=_CONNECT_TIMEOUT.total_seconds(),
+            retries={"mode": "standard", "total_max_attempts": _CLIENT_ATTEMPTS},
+            # As obstore addresses it.
+            s3={"addressing_style": "path"},
+        )
+        return session.client("s3", region_name=region, endpoint_url=endpoint or None, config=options)
+
+    probe = store(_PROBE_RETRY, timeout=_PROBE_TIMEOUT)
+    for folder in folders:
+        _probe(probe, location, bucket, endpoint, folder)
+    return Bucket(store(_RETRY), client)
 
 
 def _check_encryption(location: Location) -> None:
@@ -166,18 +167,20 @@ def _check_encryption(location: Location) -> None:
         )
 
 
-def _probe(store: "S3Store", location: Location, bucket: str, endpoint: str | None) -> None:
-    """List one key, and say in the terms of the settings what keeps that from working.
+def _probe(store: "S3Store", location: Location, bucket: str, endpoint: str | None, folder: str) -> None:
+    """List one key of a folder, and say in the terms of the settings what keeps that from working.
 
     Raises:
         ObjectStoreError: the settings do not lead to a bucket.
         ObjectStoreUnavailableError: they do, or may, but it cannot answer now.
     """
-    from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+    from obstore.exceptions import BaseError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
 
     where = f"AWS_ENDPOINT_URL={endpoint}" if endpoint else "AWS S3"
     try:
-        next(iter(store.list(chunk_size=1)), None)
+        next(iter(store.list(folder or None, chunk_size=1)), None)
+    except InvalidPathError:
+        return  # the bucket was listed: somebody's key in it is one that obstore cannot name
     except FileNotFoundError as error:
         raise ObjectStoreError(location, f"the bucket {bucket!r} does not exist at {where}") from error
     except BaseError as error:
@@ -192,8 +195,8 @@ def _probe(store: "S3Store", location: Location, bucket: str, endpoint: str | No
                 "AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_PROFILE and the bucket's policy"
             )
         elif re.search(r"status code: (5\d\d|429)|response body", reason):
-            message = f"{location.variable}={location.url}: {where} is in trouble: {reason.splitlines()[0][:300]}"
-            raise ObjectStoreUnavailableError(message) from error
+            trouble = f"{where} is in trouble: {reason.splitlines()[0][:300]}"
+            raise ObjectStoreUnavailableError(location, trouble) from error
         else:
             problem = f"{where} cannot be reached: {reason.splitlines()[0][:300]}"
         raise ObjectStoreError(location, problem) from error

@@ -288,8 +288,10 @@ def _said(text: str) -> str:
     """What an error is about: what Postgres says, or libpq of a connection that broke off."""
     if found := re.search(r"(?:ERROR|FATAL|PANIC):\s*(.*)", text):
         return f"Postgres says: {found[1]}"
-    if found := re.search(r"(?:server closed|connection|could not|SSL)[^\n']*(?=\n|$)", text):
-        return f"the connection broke off: {found[0]}"
+    # What comes after the last quote of a line: before it may be values.
+    for line in text.splitlines():
+        if found := re.search("(?:server closed|connection|could not|SSL).*", line.rpartition("'")[2]):
+            return f"the connection broke off: {found[0]}"
     return text.partition("\n")[0]
 
 

@@ -23,7 +23,7 @@ from user_pipeline.verify.days import Days
 
 if TYPE_CHECKING:
     from user_pipeline.resources.engine import Engine
-    from user_pipeline.resources.object_store import ObjectStorage
+    from user_pipeline.resources.storage import ObjectStorage
 
 
 def verify(

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from user_pipeline.errors import PermanentError
+from user_pipeline.masking import shorten
 from user_pipeline.resources.postgres import Databases, Postgres, literal, quote
 
 if TYPE_CHECKING:
     import duckdb
 
     from user_pipeline.resources.engine import Engine
-    from user_pipeline.resources.object_store import ObjectStorage
+    from user_pipeline.resources.storage import ObjectStorage
 
 STALE, LOST, NOT_MATERIALIZED = "stale", "lost", "not materialized"
 MISSING, EXTRA, DIFFERENT = "missing", "extra", "different"
@@ -39,6 +40,8 @@ _TYPES = {
 }
 _EXAMPLES = 5
 """How many rows of a kind are named for a day."""
+_LONGEST = 200
+"""So many characters of a key's value are shown: a url may be megabytes long."""
 
 
 class LakeError(PermanentError):
@@ -227,7 +230,7 @@ def exists(database: Postgres, table: str) -> bool:
 
 
 def _named(shape: Shape, key: Sequence[str | None], columns: Sequence[str]) -> str:
-    named = " ".join(f"{name}={value}" for name, value in zip(shape.key, key, strict=True))
+    named = " ".join(f"{name}={shorten(str(value), _LONGEST)}" for name, value in zip(shape.key, key, strict=True))
     return f"{named}: {', '.join(columns)}" if columns else named
 
 

@@ -184,8 +184,8 @@ def _prepare() -> Callable[[Run], None]:
     from user_pipeline.ingest.reader import read_new_objects
     from user_pipeline.ingest.rejects import publish_rejects
     from user_pipeline.resources.engine import Engine
-    from user_pipeline.resources.object_store import ObjectStorage
     from user_pipeline.resources.postgres import Databases
+    from user_pipeline.resources.storage import ObjectStorage
 
     assert all((adbc_driver_postgresql.dbapi, obstore.store, pyarrow.parquet))
     logging.getLogger("dagster").setLevel(logging.WARNING)
@@ -218,6 +218,7 @@ def _prepare() -> Callable[[Run], None]:
                     storage.source,
                     storage.lake,
                     engine,
+                    limits=current.object_limits,
                     start_date=current.start_date,
                     now=datetime.now(UTC),
                     publish_rejects=publish_rejects(databases.staging),

@@ -11,7 +11,8 @@ import pytest
 
 from user_pipeline.local.postgres import EmbeddedPostgres
 from user_pipeline.resources import object_store
-from user_pipeline.resources.object_store import ObjectStorage, ObjectStoreUnavailableError
+from user_pipeline.resources.object_store import ObjectStoreUnavailableError
+from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.settings import Settings
 from user_pipeline_tests.faults.proxy import KINDS, Proxy, Trouble, before
 from user_pipeline_tests.faults.states import DAY, State, assert_exact, assert_old_or_new

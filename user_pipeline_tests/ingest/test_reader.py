@@ -16,21 +16,29 @@ from user_pipeline.ingest.catalog import Catalog
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
 from user_pipeline.ingest.fragments import Days
 from user_pipeline.ingest.lines import cut
-from user_pipeline.ingest.reader import Ingested, UnreadObjectsError, list_objects, read_new_objects
+from user_pipeline.ingest.reader import Ingested, UnreadObjectsError, read_new_objects
 from user_pipeline.ingest.rejects import publish_rejects
+from user_pipeline.settings import ObjectLimits
 from user_pipeline_tests.platform import Platform, update, view
 
 NOW = datetime(2017, 5, 1, 12, tzinfo=UTC)
 GOOD = '{"ts": "2017-04-01T10:00:00", "url": "/a", "environment": "production", "user_id": 1}'
 
 
-def ingest(platform: Platform, feed: Feed, now: datetime = NOW, start: date = date(2017, 4, 1)) -> Ingested:
+def ingest(
+    platform: Platform,
+    feed: Feed,
+    now: datetime = NOW,
+    start: date = date(2017, 4, 1),
+    limits: ObjectLimits | None = None,
+) -> Ingested:
     with platform.engine() as engine:
         return read_new_objects(
             feed,
             platform.storage.source,
             platform.storage.lake,
             engine,
+            limits=limits or ObjectLimits(),
             start_date=start,
             now=now,
             publish_rejects=publish_rejects(platform.staging),
@@ -267,11 +275,13 @@ def test_a_line_longer_than_the_limit_is_rejected_and_the_next_one_read(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("user_pipeline.ingest.lines.BLOCK_BYTES", 1000)
-    monkeypatch.setattr("user_pipeline.ingest.lines.MAX_LINE_BYTES", 5000)
-    platform.put_views("PageViews/x", [GOOD, "y" * 20_000, GOOD])
+    monkeypatch.setattr("user_pipeline.ingest.lines.MAX_LINE_BYTES", 70_000)
+    platform.put_views("PageViews/x", [GOOD, "y" * 200_000, GOOD])
     [entry] = ingest(platform, PAGE_VIEWS).entries
     assert (entry.lines, entry.rows, entry.rejected) == (3, 2, {"malformed": 1})
-    assert platform.rows("staging", "select source_line, length(line) from rejected_lines") == [(2, 5000)]
+    assert platform.rows("staging", "select source_line, line from rejected_lines") == [
+        (2, "y" * 65_536 + "… [200001 bytes]")
+    ]
     assert [row["source_line"] for row in rows(platform, PAGE_VIEWS)] == [1, 3]
 
 
@@ -454,18 +464,18 @@ def test_equal_rows_on_two_lines_do_not_hide_a_change_of_both(platform: Platform
 
 
 class Failing:
-    """A store that fails for some of its objects."""
+    """A source that fails for some of its objects."""
 
     def __init__(self, store: Any, failures: Mapping[str, Exception]) -> None:
         self.store = store
         self.failures = failures
         self.asked: list[str] = []
 
-    def get(self, path: str) -> Any:
-        self.asked.append(path)
-        if path in self.failures:
-            raise self.failures[path]
-        return self.store.get(path)
+    def get(self, key: str) -> Any:
+        self.asked.append(key)
+        if key in self.failures:
+            raise self.failures[key]
+        return self.store.get(key)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.store, name)
@@ -478,6 +488,7 @@ def ingest_from(source: Any, platform: Platform, now: datetime) -> Ingested:
             source,
             platform.storage.lake,
             engine,
+            limits=ObjectLimits(),
             start_date=date(2017, 4, 1),
             now=now,
             publish_rejects=publish_rejects(platform.staging),
@@ -500,7 +511,7 @@ def test_an_object_that_is_not_given_keeps_what_it_brought_and_is_tried_ever_lat
         waits.append((entry.failure.retry_at - now) // timedelta(hours=1))
         # A run tries anyway; nothing asks for one before its time.
         catalog = Catalog.load(platform.storage.lake, PAGE_VIEWS)
-        listing = list_objects(platform.storage.source, PAGE_VIEWS)
+        listing = platform.storage.source.list(PAGE_VIEWS.folder)
         early = entry.failure.retry_at - timedelta(seconds=1)
         assert catalog.unknown(listing, date(2017, 4, 1), early).num_rows == 0
         assert catalog.unknown(listing, date(2017, 4, 1), entry.failure.retry_at).num_rows == 1

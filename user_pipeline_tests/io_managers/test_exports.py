@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from user_pipeline.io_managers.exports import CsvIOManager
 from user_pipeline.resources.engine import Engine
-from user_pipeline.resources.object_store import ObjectStorage
+from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.settings import Settings
 
 DAILY = dg.DailyPartitionsDefinition("2017-04-01", timezone="UTC", fmt="%Y-%m-%d")

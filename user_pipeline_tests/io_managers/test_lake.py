@@ -18,7 +18,7 @@ import pytest
 from user_pipeline.io_managers.frames import to_reader
 from user_pipeline.io_managers.lake import LakeIOManager
 from user_pipeline.resources.engine import Engine
-from user_pipeline.resources.object_store import ObjectStorage
+from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.settings import Location, Settings
 from user_pipeline_tests.s3 import Endpoint, s3_endpoint
 

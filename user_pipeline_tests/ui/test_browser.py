@@ -266,6 +266,36 @@ def test_the_preview_shows_ten_rows_and_nobody(page: Page, stack: Stack) -> None
     assert not [text for person in people for text in person if " ".join(text.split()) in shown]
 
 
+URLS = [
+    "https://evil.example/login",
+    "see www.evil.example now",
+    "HTTP://EVIL.EXAMPLE/`a`|b",
+    "[text](https://evil.example)",
+    "<https://evil.example>",
+    "![picture](https://evil.example/x.png)",
+    "javascript:alert(1)",
+    "/products/1/?q=*a*",
+]
+SHOW_URLS = """
+import sys, dagster as dg
+from user_pipeline.io_managers.shown import preview
+rows = [{"url": url} for url in sys.argv[1:]]
+dg.DagsterInstance.get().report_runless_asset_event(
+    dg.AssetMaterialization("links", metadata=preview(["url"], rows))
+)
+"""
+
+
+def test_a_url_in_a_preview_is_shown_as_it_is_and_is_no_link(page: Page, stack: Stack) -> None:
+    stack.run("python", "-c", SHOW_URLS, *URLS)
+    page.goto("/assets/links?view=events")
+    preview = page.locator("table").filter(has=page.locator("th", has_text="url")).last
+    expect(preview.locator("tbody tr")).to_have_count(len(URLS))
+    shown = preview.locator("tbody td").all_inner_texts()
+    assert [text.strip() for text in shown] == URLS
+    assert preview.locator("a, img").count() == 0
+
+
 @pytest.mark.usefixtures("arrived")
 def test_numbers_are_plotted_over_the_days(page: Page, stack: Stack, keep: Keep) -> None:
     # The sensor's run computed the last day; a plot needs all of them.
