@@ -8,7 +8,9 @@ set -eu
 here=$(dirname "$0")
 
 digest() {
-    found=$(docker buildx imagetools inspect --format '{{.Manifest.Digest}}' "$1") || exit 1
+    # As JSON: a template that begins with .Manifest gets buildx's table, not what it asks for.
+    found=$(docker buildx imagetools inspect --format '{{json .Manifest.Digest}}' "$1") || exit 1
+    found=$(printf %s "$found" | tr -d '"')
     printf '%s\n' "$found" | grep -Eqx 'sha256:[0-9a-f]{64}' || {
         echo "docker gives no digest of $1, but: $found" >&2
         exit 1

@@ -217,14 +217,23 @@ def test_databases_and_store_reach_nothing_outside_and_who_uses_them_does() -> N
 
 @pytest.fixture
 def registry(tmp_path: Path) -> dict[str, str]:
-    """An environment whose docker answers as one that reaches a registry does: another digest for each image."""
+    """An environment whose docker answers as one that reaches a registry does: another digest for each image.
+
+    As buildx does, it prints a table, whatever was asked for, where the template begins with a field of the manifest
+    (https://github.com/docker/buildx/pull/4006).
+    """
     (tmp_path / "bin").mkdir()
     docker = tmp_path / "bin" / "docker"
     docker.write_text(
         "#!/bin/sh\n"
-        '[ "$1 $2 $3 $4" = "buildx imagetools inspect --format" ] && [ "$5" = "{{.Manifest.Digest}}" ] || exit 64\n'
+        '[ "$1 $2 $3 $4" = "buildx imagetools inspect --format" ] || exit 64\n'
         '[ "$6" != "${REFUSED-}" ] || { echo "no such image" >&2; exit 1; }\n'
-        'echo "${ANSWER-sha256:$(printf %s "$6" | sha256sum | cut -c1-64)}"\n'
+        'digest=${ANSWER-sha256:$(printf %s "$6" | sha256sum | cut -c1-64)}\n'
+        "case $5 in\n"
+        '    "{{.Manifest"*) printf "Name: %s\\nDigest: %s\\n" "$6" "$digest" ;;\n'
+        '    "{{json .Manifest.Digest}}") printf \'"%s"\' "$digest" ;;\n'
+        "    *) exit 64 ;;\n"
+        "esac\n"
     )
     docker.chmod(0o755)
     return {"PATH": f"{docker.parent}:{os.defpath}"}
