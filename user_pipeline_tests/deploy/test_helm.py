@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import yaml
 from dagster_postgres.utils import get_conn_string
-from kubernetes.client import V1NetworkPolicy, V1PodSpec
+from kubernetes.client import V1NetworkPolicy, V1Pod, V1PodSpec
 from sqlalchemy.engine import make_url
 
 from user_pipeline.settings import Settings
 from user_pipeline_tests.deployment import CHECKOUT, DEPLOY, IMAGE_USER
-from user_pipeline_tests.helm import HELM, RELEASE, code_deployment, run_job, service_pods, typed
+from user_pipeline_tests.helm import HELM, RELEASE, code_deployment, image_name, run_job, service_pods, typed
 
 GUIDE = (CHECKOUT / "docs" / "deploy.md").read_text()
 CERTIFICATE = "/etc/user_pipeline/certificates/rds.pem"
@@ -137,6 +137,30 @@ def test_every_setting_reaches_the_pods_that_use_it(pods: dict[str, V1PodSpec], 
     region = HELM["computeLogManager"]["config"]["s3ComputeLogManager"]["region"]
     for name, pod in pods.items():
         assert (values_of(pod)["AWS_REGION"], values_of(pod)["AWS_DEFAULT_REGION"]) == (region, region), name
+
+
+def test_the_pod_for_commands_has_what_a_run_has(pods: dict[str, V1PodSpec]) -> None:
+    pod = typed(V1Pod, yaml.safe_load((DEPLOY / "command.yaml").read_text()))
+    assert (pod.api_version, pod.kind) == ("v1", "Pod")
+    run, [command], [of_run] = pods["run"], pod.spec.containers, pods["run"].containers
+    assert command.image == image_name(code_deployment()["image"])
+    for field in ("env_from", "resources", "security_context"):
+        assert getattr(command, field) == getattr(of_run, field), field
+    assert pod.spec.security_context == run.security_context
+    assert pod.spec.service_account_name == run.service_account_name
+    assert Settings.from_environment(values_of(pod.spec)) == Settings.from_environment(values_of(run))
+    assert values_of(pod.spec).items() <= values_of(run).items()
+    # Dagster hands its instance to a run; here it is read from the file that the chart writes.
+    [instance] = [mount for mount in command.volume_mounts if mount not in of_run.volume_mounts]
+    assert instance.mount_path == f"/opt/dagster/dagster_home/{instance.sub_path}"
+    assert [mount for mount in of_run.volume_mounts if mount not in command.volume_mounts] == []
+    [volume] = [volume for volume in pod.spec.volumes if volume not in run.volumes]
+    assert (volume.name, volume.config_map.name) == (instance.name, f"{RELEASE}-dagster-instance")
+    assert [volume for volume in run.volumes if volume not in pod.spec.volumes] == []
+    [password] = [variable for variable in command.env if variable.value is None]
+    assert password in of_run.env
+    assert f"exec --stdin --tty {pod.metadata.name} -- user-pipeline verify" in GUIDE
+    assert f"--filename deploy/command.yaml {command.name}=$IMAGE" in GUIDE
 
 
 def test_every_connection_verifies_the_database_by_a_certificate_that_is_mounted(pods: dict[str, V1PodSpec]) -> None:

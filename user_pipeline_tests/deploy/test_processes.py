@@ -3,6 +3,7 @@
 import re
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -37,6 +38,15 @@ FIRST = date(2017, 4, 1)
 DAYS = [FIRST + timedelta(days=number) for number in range(6)]
 INSTANCE: dict[str, Any] = yaml.safe_load((DEPLOY / "dagster.yaml").read_text())
 LOGS = small_logs(FIRST, len(DAYS))
+TICK = """
+import dagster
+import user_pipeline.definitions
+from user_pipeline.automation import new_logs
+
+with dagster.DagsterInstance.get() as instance, dagster.build_sensor_context(instance) as context:
+    print(new_logs(context).skip_reason)
+"""
+"""A tick of the sensor, which the code server does, and what it saw."""
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +141,19 @@ def test_the_writers_password_is_known_to_the_code_server_alone(deployment: Depl
     assert PASSWORDS["user_pipeline_dagster"] in variables
     assert (PASSWORDS["user_pipeline_writer"] in variables) == (service == "code")
     assert PASSWORDS["user_pipeline_owner"] not in variables
+
+
+def test_a_code_server_without_databases_and_scratch_looks_for_new_logs(deployment: Deployment) -> None:
+    # On Kubernetes only runs have them (test_helm.py). The daemon's container has no scratch either.
+    code = {
+        name: value
+        for name, value in deployment.environment("code").items()
+        if name not in ("USER_PIPELINE_STAGING_URL", "USER_PIPELINE_ANALYTICS_URL")
+    }
+    given = [f"{name}={value}" for name, value in code.items()]
+    done = deployment.run("env", "--ignore-environment", *given, sys.executable, "-c", TICK, service="daemon")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(DAYS)} objects, 0 new or changed" in done.stdout
 
 
 def test_the_code_server_listens_on_the_address_it_is_given_and_on_no_other(deployment: Deployment) -> None:
