@@ -226,6 +226,20 @@ def test_what_an_analyst_was_granted_beside_the_script_is_gone_after_it(roles: R
         roles.run_as("analyst", "staging", "select 1")
 
 
+def test_an_analyst_makes_no_temporary_table_in_the_servers_own_database(roles: Roles) -> None:
+    # Every role may connect there. Only its owner, or a superuser, can take the right away.
+    temporary = "begin read write; create temporary table mine (x int)"
+    assert roles.run_as("analyst", "postgres", temporary) == []
+    roles.server.execute("alter database postgres owner to admin")
+    try:
+        roles.server.run_file(ROLES, roles.server.url("postgres", "admin", "admin"))
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            roles.run_as("analyst", "postgres", temporary)
+    finally:
+        roles.server.execute("alter database postgres owner to postgres")
+        roles.server.execute("grant temporary on database postgres to public")
+
+
 def test_a_role_of_a_person_made_as_the_docs_say_reads_within_the_limits_of_an_analyst(roles: Roles) -> None:
     guide = (ROLES.parents[2] / "docs" / "access.md").read_text()
     [block] = re.findall(r"((?: {4}[^\n]*someone[^\n]*\n)+)", guide)

@@ -45,6 +45,9 @@ grant connect, temporary on database :"staging", :"analytics" to user_pipeline_w
 -- Whatever the analyst was granted by hand goes: a temporary table, too, fills the server's disk.
 revoke all on database :"staging", :"analytics", :"dagster" from analyst;
 grant connect on database :"analytics" to analyst;
+-- The server's own database lets every role in. Its owner alone can change that: on RDS and in compose, this administrator.
+select format('revoke temporary on database %I from public', datname)
+from pg_database where datname = 'postgres' and pg_has_role(datdba, 'usage') \gexec
 -- A slip of the hand is refused at once; what the role may do is decided by its grants.
 alter role analyst set default_transaction_read_only = on;
 -- A query that nobody waits for any more ends, and the rows it has seen can be vacuumed.

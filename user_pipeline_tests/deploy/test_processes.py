@@ -104,6 +104,9 @@ def test_the_runs_were_the_writers_on_tables_of_the_owner_and_the_analyst_reads_
     assert deployment.query("analytics", "select count(*) > 0 from users", "analyst") == [(True,)]
     with pytest.raises(psycopg2.OperationalError, match="permission denied for database"):
         deployment.query("staging", "select 1", "analyst")
+    for database in ("analytics", "postgres"):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege, match="create temporary tables"):
+            deployment.query(database, "begin read write; create temporary table mine (a int)", "analyst")
 
 
 def test_verify_and_rebuild_run_where_the_code_server_runs(deployment: Deployment) -> None:
