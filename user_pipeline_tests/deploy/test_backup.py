@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from user_pipeline.io_managers.create import create_tables
 from user_pipeline.local.postgres import SUPERUSER, binaries
 from user_pipeline.resources.postgres import Databases
 from user_pipeline.settings import Settings
-from user_pipeline_tests.deployment import CHECKOUT, DEPLOY
+from user_pipeline_tests.deployment import CHECKOUT, COMPOSE, DEPLOY
 from user_pipeline_tests.platform import Platform, update, view
 from user_pipeline_tests.servers import PasswordServer, password_server
 
@@ -43,6 +44,8 @@ RIGHTS = """
     where datname = current_database()
     order by 1, 2, 3
 """
+GUIDE = (CHECKOUT / "docs" / "deploy.md").read_text()
+SERVICES = DEPLOY / "sql" / "pg_service.conf"
 SECRET = "a secret of the tests"  # noqa: S105
 
 
@@ -103,7 +106,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
         if administrator != SUPERUSER:
             server.execute(f"create role {administrator} login createrole createdb")
         server.execute(f"alter role {administrator} password '{SECRET}'")
-        services = DEPLOY / "sql" / "pg_service.conf"
+        services = SERVICES
         if request.param == "the owners":
             services = tmp_path / "pg_service.conf"
             services.write_text(own_services())
@@ -123,19 +126,31 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
 
 def own_services() -> str:
     """The shipped service file, changed as the docs say to do without the administrator."""
-    shipped = (DEPLOY / "sql" / "pg_service.conf").read_text()
+    shipped = SERVICES.read_text()
     text, changed = re.subn(r"^options=-c role=", "user=", shipped, flags=re.MULTILINE)
     assert changed == len(DATABASES)
     return text
 
 
-def documented() -> list[str]:
-    """The commands of the restore, but for the lake's, with the directory of the dumps as ``$BACKUP``."""
-    guide = (CHECKOUT / "docs" / "deploy.md").read_text()
-    [block] = re.findall(r"\*\*Restore\*\*.*?\n\n((?: {4}[^\n]*\n)+)", guide, re.DOTALL)
+def documented(title: str) -> list[str]:
+    """The commands under a title of docs/deploy.md, but for the lake's; the directory of the dumps is ``$BACKUP``."""
+    [block] = re.findall(rf"\*\*{title}\*\*.*?\n\n((?: {{4}}[^\n]*\n)+)", GUIDE, re.DOTALL)
     commands = [line.strip() for line in block.splitlines() if "aws s3 sync" not in line]
-    assert len(commands) == 2
-    return [re.sub(r"/backup/[\d-]+", "$BACKUP", command) for command in commands]
+    return [re.sub(r"/backup/(?:[\d-]+|\$\(date -u \+%F\))", "$BACKUP", command) for command in commands]
+
+
+def backup_command(site: Site) -> str:
+    """The command of the backup, once the variables exported before it are found to be those of ``site``."""
+    *exports, command = documented(r"Databases\.")
+    exported = dict(word.split("=") for line in exports for word in line.removeprefix("export ").split())
+    # The server that comes along is built without TLS.
+    assert {name: exported.pop(name) for name in ("PGSSLMODE", "PGSSLROOTCERT")} == {
+        "PGSSLMODE": "verify-full",
+        "PGSSLROOTCERT": "/etc/ssl/rds.pem",
+    }
+    assert set(exported) <= set(site.environment)
+    assert CHECKOUT / exported["PGSERVICEFILE"] == SERVICES
+    return command
 
 
 @pytest.fixture
@@ -188,7 +203,7 @@ def test_databases_roles_and_lake_come_back_and_go_on(site: Site, platform: Plat
         assert platform.materialize("2017-04-01", instance=instance).success
         before, rights = state(platform), site.rights()
 
-        site.run("deploy/backup.sh $BACKUP")
+        site.run(backup_command(site))
         assert {path.name for path in backup.iterdir()} == {f"{name}.dump" for name in DATABASES}
         assert {path.stat().st_mode & 0o777 for path in backup.iterdir()} == {0o600}
         # A day is done after the databases were dumped and before the lake is copied.
@@ -204,7 +219,7 @@ def test_databases_roles_and_lake_come_back_and_go_on(site: Site, platform: Plat
     platform.databases.close()
     site.lose()
     shutil.copytree(tmp_path / "lake copy", lake)
-    roles, restore = documented()
+    roles, restore = documented("Restore")
     site.run(roles + " -q")
     site.set_passwords()
     site.run(restore)
@@ -237,6 +252,24 @@ def test_databases_roles_and_lake_come_back_and_go_on(site: Site, platform: Plat
     assert state(again) == before
     assert site.rights() == rights
     again.databases.close()
+
+
+def test_the_container_that_backs_up_has_the_variables_and_the_files() -> None:
+    [line] = re.findall(r"^ {4}(docker compose [^\n]*? run (?:[^\n]*\\\n)+[^\n]*backup\.sh .*)$", GUIDE, re.MULTILINE)
+    words = shlex.split(line.replace("\\\n", ""))
+    volumes = dict(
+        words[place + 1].removesuffix(":ro").split(":") for place, word in enumerate(words) if word == "--volume"
+    )
+    assert volumes == {"$PWD/deploy": "/deploy", "/backup": "/backup"}
+    [services] = [word.partition("=")[2] for word in words if word.startswith("PGSERVICEFILE=")]
+    service, *command = words[words.index("sh") - 1 :]
+    assert command[:2] == ["sh", "/deploy/backup.sh"]
+    for inside in (services, command[1]):
+        assert (CHECKOUT / inside.lstrip("/")).is_file(), inside
+    # The superuser, as in the test above.
+    given = COMPOSE["services"][service]["environment"]
+    assert {"PGHOST", "PGPASSWORD", "PGSSLMODE", "PGSSLROOTCERT"} <= set(given)
+    assert given["PGUSER"] == COMPOSE["services"]["postgres"]["environment"]["POSTGRES_USER"] == SUPERUSER
 
 
 @pytest.mark.parametrize("site", ["no superuser"], indirect=True)
