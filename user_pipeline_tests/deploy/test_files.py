@@ -287,6 +287,15 @@ def test_the_digests_for_helm_take_the_place_of_the_tags(registry: dict[str, str
     assert digests(registry, tmp_path / "pinned.yaml").stdout == done.stdout
 
 
+def test_the_commands_of_the_docs_name_images_of_others_by_digest(registry: dict[str, str]) -> None:
+    images = re.findall(r"""--image=(\S+)|"image": "([^"]+)\"""", DEPLOY_GUIDE)
+    others = {name for pair in images for name in pair if name} - {"$IMAGE"}
+    assert "export $(deploy/digests.sh)" in DEPLOY_GUIDE
+    given = dict(line.split("=") for line in digests(registry).stdout.splitlines())
+    filled = {re.sub(r"'?\$(\w+)'?", lambda variable: given[variable[1]], name) for name in others}
+    assert filled == {f"postgres:18@{digest_of('postgres:18')}"}
+
+
 @pytest.mark.parametrize("arguments", [(), (DEPLOY / "helm-values.yaml",)])
 def test_a_digest_that_cannot_be_had_gives_nothing_and_says_of_which_image(
     registry: dict[str, str], arguments: tuple[Path, ...]
