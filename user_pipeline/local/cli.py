@@ -4,7 +4,7 @@ import os
 import shlex
 import shutil
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import click
 from user_pipeline import settings
 from user_pipeline.local import postgres
 from user_pipeline.masking import mask, printable
+from user_pipeline.private import keep_private
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -50,6 +51,9 @@ def main() -> None:
     Settings come from the environment (USER_PIPELINE_*, DAGSTER_POSTGRES_URL, AWS_*). Unset, everything
     lives under ./data, in an embedded PostgreSQL 18 that starts when it is first needed.
     """
+    # The command that needs the settings says what is wrong with them; its --help needs none.
+    with suppress(settings.SettingsError):
+        keep_private()
 
 
 @main.command()

@@ -20,6 +20,7 @@ from dagster_postgres import DagsterPostgresStorage
 from dagster_webserver.cli import dagster_webserver
 
 from user_pipeline.definitions import defs
+from user_pipeline.instance import Instance
 from user_pipeline.launcher import WatchedRunLauncher
 from user_pipeline.local.postgres import EmbeddedPostgres
 from user_pipeline.settings import Settings
@@ -247,6 +248,7 @@ def test_the_production_instance_is_what_its_file_says(production: DagsterInstan
     assert limits.pool_config.pool_granularity is PoolGranularity.OP
     assert limits.pool_config.default_pool_limit is None
     assert not production.telemetry_enabled
+    assert isinstance(production, Instance)
     # What goes from process to process names the variable and not its value.
     assert postgres.url("production") not in str(production.get_ref().to_dict())
 
@@ -298,6 +300,9 @@ def test_the_values_for_helm_say_what_dagster_yaml_says() -> None:
         ]
     [deployment] = HELM["dagster-user-deployments"]["deployments"]
     assert ["dagster", "api", "grpc", *deployment["dagsterApiGrpcArgs"]] == code_command()[:-4]
+    instance_class = INSTANCE["instance_class"]
+    assert HELM["additionalInstanceConfig"] == {"instance_class": instance_class}
+    assert yaml.safe_load((CHECKOUT / "dagster.yaml").read_text())["instance_class"] == instance_class
     limit = HELM["runLauncher"]["config"]["k8sRunLauncher"]["runK8sConfig"]["jobSpecConfig"]["activeDeadlineSeconds"]
     assert limit == INSTANCE["run_monitoring"]["max_runtime_seconds"]
 
