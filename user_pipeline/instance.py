@@ -1,4 +1,4 @@
-"""The Dagster instance that every ``dagster.yaml`` here names: its processes write private files.
+"""The Dagster instance that every ``dagster.yaml`` here names: private files, and a web server closed to other sites.
 
 Whatever starts a process of Dagster (``dagster dev``, ``dagster asset materialize``, a container, Dagster's Helm chart)
 loads the instance first, so what must hold in each of them is done here.
@@ -17,7 +17,7 @@ keep_private()
 
 
 class Instance(DagsterInstance):
-    """Dagster's own instance."""
+    """Dagster's own instance, whose web server refuses what other web sites ask of it."""
 
     @classmethod
     def config_schema(cls) -> Mapping[str, Field]:
@@ -28,3 +28,10 @@ class Instance(DagsterInstance):
     def config_defaults(cls, base_dir: str) -> Mapping[str, Any]:
         """Dagster's own for what ``dagster.yaml`` leaves out."""
         return InstanceRef.config_defaults(base_dir)
+
+    def optimize_for_webserver(self, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:
+        """What a web server calls, and nothing else, before it begins to serve."""
+        from user_pipeline.webserver import guard
+
+        guard()
+        super().optimize_for_webserver(statement_timeout, pool_recycle, max_overflow)

@@ -19,6 +19,8 @@ from user_pipeline.private import keep_private
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
+_INSTANCE_CLASS = {"module": "user_pipeline.instance", "class": "Instance"}
+
 
 class _Group(click.Group):
     """Says in one line what a user can put right, instead of a traceback."""
@@ -333,6 +335,7 @@ def _resolved(current: settings.Settings) -> dict[str, str]:
         "USER_PIPELINE_MAX_OBJECT_REJECTS": str(current.object_limits.rejects),
         "USER_PIPELINE_RECOMMENDATION_DAYS": str(current.recommendation_days),
         **({"USER_PIPELINE_UI_URL": current.ui_url} if current.ui_url else {}),
+        **({"USER_PIPELINE_UI_HOSTS": ",".join(current.ui_hosts)} if current.ui_hosts else {}),
     }
 
 
@@ -345,6 +348,7 @@ def up(port: int) -> None:
     command line, until `user-pipeline down`.
     """
     _require_checkout()
+    _require_guard()
     if settings.current().uses_embedded_postgres:
         server = postgres.ensure_running(settings.current().data_dir)
         click.echo(f"The embedded Postgres runs in {server.home}.")
@@ -359,6 +363,21 @@ def _require_checkout() -> None:
     if missing:
         raise click.ClickException(
             f"There is no {' and no '.join(missing)} in {Path.cwd()}: run this in the root of the checkout."
+        )
+
+
+def _require_guard() -> None:
+    """The web server of another instance than ours would do what any web site asks of it."""
+    import yaml
+
+    path = Path(os.environ.get("DAGSTER_HOME") or Path.cwd(), "dagster.yaml")
+    instance: Any = None
+    with suppress(OSError, yaml.YAMLError):
+        instance = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(instance, dict) or instance.get("instance_class") != _INSTANCE_CLASS:
+        raise click.ClickException(
+            f"{path} lacks the entry instance_class of the checkout's dagster.yaml: without it any web site could use "
+            "the UI through your browser. Copy the entry, or unset DAGSTER_HOME."
         )
 
 

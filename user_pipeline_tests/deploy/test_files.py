@@ -121,8 +121,11 @@ def test_every_setting_reaches_the_pods_of_helm(known: set[str]) -> None:
     [secret] = re.findall(r"cat > pipeline\.env <<END\n(.*?)\n +END\n", DEPLOY_GUIDE, re.DOTALL)
     in_secret = set(re.findall(r"^ *(\w+)=", secret, re.MULTILINE)) | optional(secret)
     assert not in_secret & set(values)
-    # The chart hands the URL of Dagster's storage on in its own way.
-    assert known - {"DAGSTER_POSTGRES_URL"} <= in_secret | set(values)
+    web_server = {variable["name"]: variable for variable in HELM["dagsterWebserver"]["env"]}
+    # As whom it is asked concerns the web server alone. The chart hands the URL of Dagster's storage on in its own way.
+    assert known - {"DAGSTER_POSTGRES_URL", "USER_PIPELINE_UI_HOSTS"} <= in_secret | set(values)
+    assert {"USER_PIPELINE_UI_URL", "USER_PIPELINE_UI_HOSTS"} <= set(web_server)
+    assert web_server["USER_PIPELINE_UI_URL"] in deployment["env"]
     assert deployment["envSecrets"] == [{"name": "user-pipeline"}]
     assert deployment["includeConfigInLaunchedRuns"]["enabled"]
     assert re.search(r"secret generic user-pipeline --from-env-file=pipeline\.env", DEPLOY_GUIDE)
@@ -130,6 +133,21 @@ def test_every_setting_reaches_the_pods_of_helm(known: set[str]) -> None:
     encryption = {"AWS_SERVER_SIDE_ENCRYPTION", "AWS_SSE_KMS_KEY_ID", "AWS_SSE_BUCKET_KEY_ENABLED"}
     assert encryption <= in_secret
     assert encryption <= set(COMPOSE["x-dagster"]["environment"])
+
+
+def test_the_health_checks_ask_the_web_server_under_a_name_it_answers_to() -> None:
+    command = " ".join(COMPOSE["services"]["webserver"]["healthcheck"]["test"])
+    assert re.findall(r"https?://([^/:]+)", command) == ["127.0.0.1"]
+    # Kubernetes asks a pod under its address, which is put in for $(POD_IP) if that stands before.
+    variables = HELM["dagsterWebserver"]["env"]
+    names = [variable["name"] for variable in variables]
+    assert names.index("POD_IP") < names.index("USER_PIPELINE_UI_HOSTS")
+    assert variables[names.index("POD_IP")]["valueFrom"] == {"fieldRef": {"fieldPath": "status.podIP"}}
+    hosts = variables[names.index("USER_PIPELINE_UI_HOSTS")]["value"].replace("$(POD_IP)", "10.1.2.3")
+    assert Settings.from_environment({"USER_PIPELINE_UI_HOSTS": hosts}).ui_hosts == ("10.1.2.3",)
+    probe = HELM["dagsterWebserver"]["readinessProbe"]["httpGet"]
+    assert "host" not in probe
+    assert "httpHeaders" not in probe
 
 
 def test_only_the_containers_that_make_tables_know_who_may() -> None:
@@ -248,6 +266,7 @@ def test_the_production_instance_is_what_its_file_says(production: DagsterInstan
     assert limits.pool_config.pool_granularity is PoolGranularity.OP
     assert limits.pool_config.default_pool_limit is None
     assert not production.telemetry_enabled
+    # Private files and a guarded web server.
     assert isinstance(production, Instance)
     # What goes from process to process names the variable and not its value.
     assert postgres.url("production") not in str(production.get_ref().to_dict())

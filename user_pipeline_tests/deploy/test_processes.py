@@ -1,9 +1,11 @@
 """The shipped deployment, started: code server, web server and daemon as processes, Postgres, and a bucket."""
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Iterator
 from datetime import date, timedelta
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,19 @@ def test_a_run_that_dies_with_its_container_is_noticed_and_resumed(deployment: D
     )
     assert {step for step, _ in done} >= {"fake_users_archive", "fake_users_report"}
     assert {count for _, count in done} == {1}
+
+
+def test_the_web_server_refuses_other_sites(deployment: Deployment) -> None:
+    port = deployment.ports["3000"]
+
+    def ask(**headers: str) -> int:
+        with contextlib.closing(HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+            connection.request("GET", "/server_info", headers=headers)
+            return connection.getresponse().status
+
+    assert ask() == 200
+    assert ask(Host="evil.example") == 403
+    assert ask(Origin="http://evil.example") == 403
 
 
 def test_no_process_has_written_a_password(deployment: Deployment) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 
 import pytest
 
@@ -156,6 +156,11 @@ def _launch(checkout: Checkout, day: str) -> str:
 
     try:
         until(loaded)
+        for name, value in (("Host", "evil.example"), ("Origin", "http://evil.example")):
+            foreign = urllib.request.Request(f"http://127.0.0.1:{port}/server_info", headers={name: value})
+            with pytest.raises(HTTPError) as refusal:
+                urllib.request.urlopen(foreign, timeout=60)  # noqa: S310
+            assert refusal.value.code == 403
         launched = ask(
             """mutation ($params: ExecutionParams!) {
               launchRun(executionParams: $params) { __typename ... on LaunchRunSuccess { run { id } } }
