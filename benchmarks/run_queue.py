@@ -3,7 +3,7 @@
     python benchmarks/run_queue.py [--runs 200] [--keep DIRECTORY]
 
 Starts what ``deploy/`` describes as processes of this machine: the code server, the web server and the daemon with
-``deploy/dagster.yaml`` and its limits, an embedded Postgres with three databases, and an S3 endpoint (moto) for
+``deploy/dagster.yaml`` and its limits, a Postgres of its own with three databases, and an S3 endpoint (moto) for
 source, lake and step output. Delivers a few lines for each of ``--runs`` days, asks through GraphQL for one run of
 ``daily_log_pipeline`` for each day, from the raw assets to the tables with their checks, all at once, and waits until
 all have ended. Meanwhile the queries of the UI's runs page, queue and asset graph are timed, one after the other.
@@ -28,7 +28,6 @@ from pathlib import Path
 
 import boto3
 
-from user_pipeline.local import postgres
 from user_pipeline_tests.deployment import (
     BUCKETS,
     TABLES,
@@ -38,6 +37,7 @@ from user_pipeline_tests.deployment import (
     small_logs,
     tables,
 )
+from user_pipeline_tests.servers import password_server
 
 FIRST = date(2017, 4, 1)
 QUERIES = {
@@ -158,12 +158,14 @@ def main() -> None:
     store, endpoint = object_store(directory)
     try:
         deliver(endpoint, objects)
-        with deployed(directory, postgres.ensure_running(directory / "data"), endpoint) as deployment:
+        with (
+            password_server(fsync="on", shared_buffers="512MB") as server,
+            deployed(directory, server, endpoint) as deployment,
+        ):
             succeeded = measure(deployment, days, objects)
     finally:
         store.send_signal(signal.SIGTERM)
         store.wait()
-        postgres.stop(directory / "data")
         if options.keep is None:
             shutil.rmtree(directory)
     sys.exit(0 if succeeded else 1)

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Dump the three databases into a directory, without stopping anything: backup.sh DIRECTORY
 #
-# The names dagster, staging and analytics are those of services in libpq's service file (PGSERVICEFILE, see
-# docs/deploy.md), where hosts, roles, passwords and TLS are set: no command line shows them.
+# The names dagster, staging and analytics are those of services in libpq's service file (PGSERVICEFILE, for instance
+# sql/pg_service.conf beside this file; docs/deploy.md). No command line shows a password.
 set -eu
 directory=${1:?usage: backup.sh DIRECTORY}
 umask 077

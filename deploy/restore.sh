@@ -1,8 +1,9 @@
 #!/bin/sh
 # Put what backup.sh dumped in the place of what is there: restore.sh DIRECTORY
 #
-# The databases and roles have to exist; what else is in them stays. Nothing may be connected: stop the web server, the
-# daemon and the code server first. Each database is restored in one transaction: wholly or not at all.
+# Run sql/roles.sql before: the databases and roles have to exist, and what is restored gets the rights that it grants.
+# What else is in the databases stays. Nothing may be connected: stop the web server, the daemon, the code server and
+# runs first. Each database is restored in one transaction: wholly or not at all.
 set -eu
 directory=${1:?usage: restore.sh DIRECTORY}
 for service in dagster staging analytics; do

@@ -1,6 +1,8 @@
 """The deployment of ``deploy/`` as processes of this machine: its files, its commands, its health checks.
 
-What the compose file gives the services of the image is what these processes get; only addresses and ports differ.
+What the compose file gives a service of the image is what its processes get, and no more: variables, and where root
+runs the tests also a root file system that cannot be written, its tmpfs and volumes, an unprivileged user and no
+capabilities (container.py). Only addresses and ports differ.
 """
 
 import contextlib
@@ -17,24 +19,34 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-import psycopg2
 import yaml
 
 from user_pipeline.local import postgres
-from user_pipeline.local.postgres import PORT, SUPERUSER, EmbeddedPostgres
-from user_pipeline_tests import oracle
+from user_pipeline.local.postgres import SUPERUSER
+from user_pipeline_tests import container, oracle
 from user_pipeline_tests.platform import update, view
+from user_pipeline_tests.servers import PasswordServer
 
-DEPLOY = Path(__file__).parents[1] / "deploy"
+CHECKOUT = Path(__file__).parents[1]
+DEPLOY = CHECKOUT / "deploy"
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "docker-compose.yaml").read_text())
 BUCKETS = ("web-logs", "lake", "dagster-logs")
 SERVICES = ("code", "webserver", "daemon")
 TABLES = ("raw_user_updates", "raw_page_views", "user_updates", "page_views", "users", "user_page_views")
 """What may be done for several days at once, in any order. (A day's recommendations are of all days before it.)"""
+PASSWORDS = {
+    SUPERUSER: "superuser-secret",
+    "user_pipeline_dagster": "dagster-secret",
+    "user_pipeline_owner": "pipeline-secret-owner",
+    "user_pipeline_writer": "pipeline-secret-writer",
+    "analyst": "analyst-secret",
+}
+IMAGE_USER = 10001
+"""The image's user; a test compares it with the Dockerfile."""
 _PATIENCE = 240.0
 
 
@@ -46,25 +58,41 @@ def code_command() -> list[str]:
     return command
 
 
-def create_databases(server: EmbeddedPostgres) -> None:
-    """Run what the service `roles` runs."""
+@cache
+def contained() -> bool:
+    """Whether processes can be given the file systems of a container here: root may, if the kernel lets it."""
+    return (
+        os.geteuid() == 0
+        and sys.platform == "linux"
+        and shutil.which("setpriv") is not None
+        and subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode == 0
+    )
+
+
+def create_databases(server: PasswordServer) -> None:
+    """Run what the service `roles` runs, and give the analyst the password that it leaves open."""
+    server.execute(f"alter role {SUPERUSER} password '{PASSWORDS[SUPERUSER]}'")
     shell, script = COMPOSE["services"]["roles"]["command"]
     given = {
-        "PGHOST": str(server.socket_dir),
+        "PGHOST": "127.0.0.1",
         "PGUSER": SUPERUSER,
-        "PGPASSWORD": "superuser-secret",
-        "DAGSTER_DB_PASSWORD": "dagster-secret",
-        "OWNER_DB_PASSWORD": "pipeline-secret-owner",
-        "WRITER_DB_PASSWORD": "pipeline-secret-writer",
+        "PGPASSWORD": PASSWORDS[SUPERUSER],
+        "DAGSTER_DB_PASSWORD": PASSWORDS["user_pipeline_dagster"],
+        "OWNER_DB_PASSWORD": PASSWORDS["user_pipeline_owner"],
+        "WRITER_DB_PASSWORD": PASSWORDS["user_pipeline_writer"],
     }
-    _assert_same(COMPOSE["services"]["roles"]["environment"], given)
     subprocess.run(
         [shell, DEPLOY / script.lstrip("/")],
-        env={"PATH": f"{postgres.binaries()}:{os.environ['PATH']}", "PGPORT": str(PORT), **given},
+        env={
+            "PATH": f"{postgres.binaries()}:{os.environ['PATH']}",
+            "PGPORT": str(server.port),
+            **_given("roles", given),
+        },
         check=True,
         capture_output=True,
         text=True,
     )
+    server.execute(f"alter role analyst password '{PASSWORDS['analyst']}'")
 
 
 @dataclass
@@ -78,19 +106,24 @@ class Deployment:
     """
 
     home: Path
-    server: EmbeddedPostgres
+    server: PasswordServer
     endpoint: str
     ports: Mapping[str, int] = field(default_factory=lambda: {"4000": _free_port(), "3000": _free_port()})
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
-    def environment(self) -> dict[str, str]:
-        """What the compose file sets for every service of the image, for these addresses."""
+    def scratch(self) -> Path:
+        """The volume of that name."""
+        return self.home.parent / "scratch"
+
+    def environment(self, service: str) -> dict[str, str]:
+        """What the compose file and the image set for a service, for these addresses."""
+        pipeline = "user_pipeline_owner" if service == "tables" else "user_pipeline_writer"
         given = {
             "DAGSTER_POSTGRES_URL": self.url("user_pipeline_dagster", "dagster"),
             "DAGSTER_COMPUTE_LOGS_BUCKET": BUCKETS[2],
-            "USER_PIPELINE_STAGING_URL": self.url("user_pipeline_writer", "staging"),
-            "USER_PIPELINE_ANALYTICS_URL": self.url("user_pipeline_writer", "analytics"),
+            "USER_PIPELINE_STAGING_URL": self.url(pipeline, "staging"),
+            "USER_PIPELINE_ANALYTICS_URL": self.url(pipeline, "analytics"),
             "USER_PIPELINE_SOURCE_URL": f"s3://{BUCKETS[0]}",
             "USER_PIPELINE_LAKE_URL": f"s3://{BUCKETS[1]}",
             "USER_PIPELINE_START_DATE": "2017-04-01",
@@ -103,43 +136,47 @@ class Deployment:
             "AWS_REGION": "us-east-1",
             "AWS_DEFAULT_REGION": "us-east-1",
         }
-        _assert_same(COMPOSE["x-dagster"]["environment"], given)
-        # As the Dockerfile has it. Nothing else of this shell but where programs and temporary files are.
-        image = {"PYTHONUNBUFFERED": "1", "DAGSTER_HOME": str(self.home), "MPLCONFIGDIR": str(self.home / "mpl")}
-        outer = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(self.home)}
-        return {**outer, **image, **given}
+        # As the Dockerfile has it; its user's home does not exist. Of this shell nothing but where programs are.
+        image = {
+            "PYTHONUNBUFFERED": "1",
+            "DAGSTER_HOME": str(self.home),
+            "MPLCONFIGDIR": "/tmp/matplotlib" if contained() else str(self.home.parent / "matplotlib"),  # noqa: S108
+            "USER_PIPELINE_SCRATCH_DIR": str(self.scratch),
+        }
+        outer = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": "/nonexistent"}
+        return {**outer, **image, **_given(service, given)}
 
     def url(self, role: str, database: str) -> str:
         """A database as a role of roles.sql sees it."""
-        return f"postgresql://{role}@/{database}?host={quote(str(self.server.socket_dir))}&port={PORT}"
+        return self.server.url(database, role, PASSWORDS[role])
 
     def command(self, service: str) -> list[str]:
-        """What a service runs, on these ports and on loopback."""
-        command: Sequence[str] = code_command() if service == "code" else COMPOSE["services"][service]["command"]
-        return self._here(command)
+        """What a service runs, on these ports and on loopback, in its container where there can be one."""
+        return [*self._container(service), *self._here(COMPOSE["services"][service]["command"])]
 
     def health(self, service: str) -> subprocess.CompletedProcess[str]:
         """Run a service's health check once."""
         kind, *check = COMPOSE["services"][service]["healthcheck"]["test"]
         if kind != "CMD":
             raise AssertionError(f"{service}: a health check without a shell begins with CMD")
-        return self.run(*self._here(check))
+        return self.run(*self._here(check), service=service)
 
-    def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run a command as in a container of the image."""
-        environment = {**self.environment, **variables}
+    def run(self, *command: str, service: str = "code") -> subprocess.CompletedProcess[str]:
+        """Run a command as in the container of a service."""
         return subprocess.run(
-            command, cwd=self.home, env=environment, capture_output=True, text=True, check=False, timeout=600
+            [*self._container(service), *command],
+            cwd=self.home,
+            env=self.environment(service),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
         )
 
     def prepare(self) -> None:
         """What runs before the services do: everybody's tables."""
-        owner = {
-            f"USER_PIPELINE_{database.upper()}_URL": self.url("user_pipeline_owner", database)
-            for database in ("staging", "analytics")
-        }
-        for service, variables in (("migrate", {}), ("tables", owner)):
-            done = self.run(*COMPOSE["services"][service]["command"], **variables)
+        for service in ("migrate", "tables"):
+            done = self.run(*COMPOSE["services"][service]["command"], service=service)
             if done.returncode:
                 raise AssertionError(f"{service}: {done.stdout}{done.stderr}")
 
@@ -149,7 +186,7 @@ class Deployment:
             self.processes[service] = subprocess.Popen(
                 self.command(service),
                 cwd=self.home,
-                env=self.environment,
+                env=self.environment(service),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -237,23 +274,31 @@ class Deployment:
 
     def query(self, database: str, sql: str, role: str = SUPERUSER) -> list[tuple[Any, ...]]:
         """Rows of a database."""
-        connection = psycopg2.connect(self.url(role, database))
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute(sql)
-                return cursor.fetchall()
-        finally:
-            connection.close()
+        return self.server.execute(sql, self.url(role, database))
+
+    def _container(self, service: str) -> list[str]:
+        """What to put before a command of a service."""
+        if not contained():
+            return []
+        declared = COMPOSE["services"][service]
+        volumes = [volume.split(":")[0] for volume in declared["volumes"]]
+        layout = {
+            "tmpfs": [entry.split(":")[0] for entry in declared["tmpfs"]],
+            "volumes": [str(self.scratch)] if "scratch" in volumes else [],
+            "keep": [str(path) for path in (self.home.parent, CHECKOUT, sys.prefix, sys.base_prefix)],
+            "user": IMAGE_USER,
+        }
+        return ["unshare", "--mount", sys.executable, container.__file__, json.dumps(layout)]
 
     def _here(self, command: Sequence[str]) -> list[str]:
-        here = [argument.replace("0.0.0.0", "127.0.0.1") for argument in command]  # noqa: S104 - it is taken out
+        here = [re.sub(r"^(0\.0\.0\.0|code-server)$", "127.0.0.1", argument) for argument in command]
         for inside, outside in self.ports.items():
             here = [re.sub(rf"\b{inside}\b", str(outside), argument) for argument in here]
         return here
 
 
 @contextlib.contextmanager
-def deployed(directory: Path, server: EmbeddedPostgres, endpoint: str) -> Iterator[Deployment]:
+def deployed(directory: Path, server: PasswordServer, endpoint: str) -> Iterator[Deployment]:
     """A deployment with its tables made and its services started, which are ended when the block ends."""
     home = directory / "dagster_home"
     home.mkdir(parents=True)
@@ -261,6 +306,9 @@ def deployed(directory: Path, server: EmbeddedPostgres, endpoint: str) -> Iterat
         shutil.copy(DEPLOY / name, home)
     create_databases(server)
     made = Deployment(home, server, endpoint)
+    made.scratch.mkdir()
+    if contained():
+        os.chown(made.scratch, IMAGE_USER, IMAGE_USER)
     made.prepare()
     try:
         for service in SERVICES:
@@ -318,11 +366,12 @@ def tables(deployment: Deployment) -> dict[str, list[tuple[Any, ...]]]:
     }
 
 
-def _assert_same(compose: Mapping[str, str | None], given: Mapping[str, str]) -> None:
-    """Every variable that the compose file sets is among these; those without a value are only passed on."""
-    differ = {name for name, value in compose.items() if value is not None} ^ set(given)
-    if differ:
-        raise AssertionError(f"the compose file's variables and these differ in {differ}")
+def _given(service: str, values: Mapping[str, str]) -> dict[str, str]:
+    """Of these values those that the compose file sets for a service; those without a value are only passed on."""
+    names = {name for name, value in COMPOSE["services"][service]["environment"].items() if value is not None}
+    if missing := names - set(values):
+        raise AssertionError(f"the compose file gives {service} what is not known here: {missing}")
+    return {name: values[name] for name in names}
 
 
 def _free_port() -> int:

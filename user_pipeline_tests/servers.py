@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -67,24 +67,28 @@ class PasswordServer:
 
 
 @contextlib.contextmanager
-def password_server() -> Iterator[PasswordServer]:
-    """A server of its own, in a directory that goes with it."""
+def password_server(**options: str) -> Iterator[PasswordServer]:
+    """A server of its own, in a directory that goes with it.
+
+    Args:
+        options: of the server, by name; without them it keeps little in memory and does not wait for the disk.
+    """
     with tempfile.TemporaryDirectory(prefix="up-") as name:
         directory = Path(name)
         directory.chmod(0o755)
         embedded = postgres.ensure_running(directory)
         postgres.stop(directory)
-        with _serving(embedded) as server:
+        with _serving(embedded, {"fsync": "off", "shared_buffers": "64MB"} | options) as server:
             yield server
 
 
 @contextlib.contextmanager
-def _serving(embedded: EmbeddedPostgres) -> Iterator[PasswordServer]:
+def _serving(embedded: EmbeddedPostgres, given: Mapping[str, str]) -> Iterator[PasswordServer]:
     (embedded.cluster / "pg_hba.conf").write_text(_HBA)
     user = postgres._server_user(embedded)
     with socket.create_server(("127.0.0.1", 0)) as reserved:
         port = reserved.getsockname()[1]
-    options = {"listen_addresses": "127.0.0.1", "fsync": "off", "shared_buffers": "64MB"}
+    options = {"listen_addresses": "127.0.0.1", **given}
     process = subprocess.Popen(
         [
             *user.prefix,

@@ -1,5 +1,6 @@
 """The roles of deploy/sql on a server that asks for passwords: each may do its part and nothing else."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,9 +9,11 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+from click.testing import CliRunner
 
 from user_pipeline import settings
 from user_pipeline.io_managers.create import create_tables
+from user_pipeline.local.cli import main
 from user_pipeline.local.sample_logs import SampleLogs
 from user_pipeline.resources.postgres import Databases, StatementError
 from user_pipeline.settings import Settings
@@ -120,6 +123,18 @@ def test_the_whole_pipeline_runs_as_the_writer(as_writer: Platform, roles: Roles
         assert rows == [("user_pipeline_owner",)]
 
 
+def test_the_writer_repairs_the_tables_with_rebuild(as_writer: Platform, roles: Roles) -> None:
+    as_writer.put_views("PageViews/a", [view("2017-04-01T10:00:00"), "broken"])
+    as_writer.put("UserUpdates/a", update("2017-04-01T10:00:00"))
+    assert as_writer.materialize("2017-04-01").success
+    right = {name: as_writer.table(database, name) for database, name in TABLES}
+    roles.run_as("user_pipeline_writer", "analytics", "update public.user_page_views set count = 7")
+    roles.run_as("user_pipeline_writer", "analytics", "delete from public.users")
+    done = CliRunner().invoke(main, ["rebuild"])
+    assert done.exit_code == 0, done.output
+    assert {name: as_writer.table(database, name) for database, name in TABLES} == right
+
+
 def test_tables_made_beforehand_are_those_the_pipeline_makes(roles: Roles, platform: Platform) -> None:
     platform.put_views("PageViews/a", [view("2017-04-01T10:00:00"), "broken"])
     platform.put("UserUpdates/a", update("2017-04-01T10:00:00"))
@@ -192,6 +207,39 @@ def test_an_analyst_only_reads(roles: Roles, statement: str) -> None:
     # Asked for so, as the role's default of reading only is but a default.
     with pytest.raises(psycopg2.errors.InsufficientPrivilege):
         roles.run_as("analyst", "analytics", "begin read write; " + statement)
+
+
+def test_a_statement_of_an_analyst_ends_after_five_minutes_and_one_of_the_pipeline_does_not(roles: Roles) -> None:
+    assert roles.run_as("analyst", "analytics", "show statement_timeout") == [("5min",)]
+    for role, database in (("user_pipeline_writer", "analytics"), ("user_pipeline_owner", "staging")):
+        assert roles.run_as(role, database, "show statement_timeout") == [("0",)]
+
+
+def test_what_an_analyst_was_granted_beside_the_script_is_gone_after_it(roles: Roles) -> None:
+    roles.server.execute("grant temporary on database analytics to analyst")
+    roles.server.execute("grant connect on database staging to analyst")
+    assert roles.run_as("analyst", "analytics", "begin read write; create temporary table mine (x int)") == []
+    roles.server.run_file(ROLES, roles.server.url("postgres", "admin", "admin"))
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        roles.run_as("analyst", "analytics", "begin read write; create temporary table mine (x int)")
+    with pytest.raises(psycopg2.OperationalError, match="permission denied for database"):
+        roles.run_as("analyst", "staging", "select 1")
+
+
+def test_a_role_of_a_person_made_as_the_docs_say_reads_within_the_limits_of_an_analyst(roles: Roles) -> None:
+    guide = (ROLES.parents[2] / "docs" / "access.md").read_text()
+    [block] = re.findall(r"((?: {4}[^\n]*someone[^\n]*\n)+)", guide)
+    roles.server.execute(block, roles.server.url("postgres", "admin", "admin"))
+    try:
+        roles.server.execute("alter role someone password 'someone'")
+        url = roles.server.url("analytics", "someone", "someone")
+        assert roles.server.execute("select count(*) >= 0 from public.users", url) == [(True,)]
+        assert roles.server.execute("show statement_timeout", url) == [("5min",)]
+        for statement in ("begin read write; create temporary table mine (x int)", "delete from public.users"):
+            with pytest.raises((psycopg2.errors.InsufficientPrivilege, psycopg2.errors.ReadOnlySqlTransaction)):
+                roles.server.execute(statement, url)
+    finally:
+        roles.server.execute("drop role someone")
 
 
 def test_nobody_but_the_owner_hands_rights_on(roles: Roles) -> None:

@@ -1,7 +1,8 @@
 -- Databases and roles of user_pipeline, for PostgreSQL 15 or later. Run it with psql as a role that may create roles
--- and databases (on RDS the master user), connected to any database; running it again changes nothing:
+-- and databases (on RDS the master user), connected to any database; running it again, as the same role, changes nothing:
 --
---   psql "postgresql://admin@db.example.com/postgres" -v ON_ERROR_STOP=1 -f deploy/sql/roles.sql
+--   psql "postgresql://admin@db.example.com/postgres?sslmode=verify-full&sslrootcert=/etc/ssl/rds.pem" \
+--     -v ON_ERROR_STOP=1 -f deploy/sql/roles.sql
 --
 -- There is no password in it. psql's \password sets one without sending it in the clear:
 --
@@ -10,7 +11,7 @@
 --   role                    may
 --   user_pipeline_owner     own both databases: makes and alters their tables (user-pipeline init-databases)
 --   user_pipeline_writer    read and change rows in both; no DDL. What the pipeline runs as
---   analyst                 read the analytics database, nothing else. For people and dashboards
+--   analyst                 read the analytics database, nothing else, five minutes a statement. For people and dashboards
 --   user_pipeline_dagster   own Dagster's own storage, whose tables Dagster makes and migrates itself
 --
 -- Other names: psql -v staging=… -v analytics=… -v dagster=…
@@ -41,9 +42,13 @@ where not exists (select from pg_database where datname = name) \gexec
 revoke all on database :"staging", :"analytics", :"dagster" from public;
 -- The writer copies rows into temporary tables first.
 grant connect, temporary on database :"staging", :"analytics" to user_pipeline_writer;
+-- Whatever the analyst was granted by hand goes: a temporary table, too, fills the server's disk.
+revoke all on database :"staging", :"analytics", :"dagster" from analyst;
 grant connect on database :"analytics" to analyst;
 -- A slip of the hand is refused at once; what the role may do is decided by its grants.
 alter role analyst set default_transaction_read_only = on;
+-- A query that nobody waits for any more ends, and the rows it has seen can be vacuumed.
+alter role analyst set statement_timeout = '5min';
 
 \connect :"staging"
 set role user_pipeline_owner;

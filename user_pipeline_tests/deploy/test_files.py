@@ -1,6 +1,8 @@
 """The files of ``deploy/``: that they parse, agree with each other and with the code, and hold no secret."""
 
+import hashlib
 import json
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -15,7 +17,6 @@ from dagster._core.instance.ref import InstanceRef
 from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
 from dagster._core.workspace.load import location_origins_from_yaml_paths
 from dagster_aws.s3 import S3ComputeLogManager
-from dagster_k8s.job import UserDefinedDagsterK8sConfig
 from dagster_postgres import DagsterPostgresStorage
 from dagster_webserver.cli import dagster_webserver
 
@@ -24,16 +25,17 @@ from user_pipeline.instance import Instance
 from user_pipeline.launcher import WatchedRunLauncher
 from user_pipeline.local.postgres import EmbeddedPostgres
 from user_pipeline.settings import Settings
-from user_pipeline_tests.deployment import COMPOSE, DEPLOY, code_command
+from user_pipeline_tests.deployment import COMPOSE, DEPLOY, IMAGE_USER, code_command
+from user_pipeline_tests.helm import HELM, code_deployment
 from user_pipeline_tests.s3 import s3_endpoint
 
 CHECKOUT = DEPLOY.parent
 INSTANCE: dict[str, Any] = yaml.safe_load((DEPLOY / "dagster.yaml").read_text())
-HELM: dict[str, Any] = yaml.safe_load((DEPLOY / "helm-values.yaml").read_text())
 DEPLOY_GUIDE = (CHECKOUT / "docs" / "deploy.md").read_text()
 ONE_SHOT = {"roles", "tables", "migrate"}
-# Where what is embedded lives; the image embeds nothing.
-NOT_DEPLOYED = {"USER_PIPELINE_DATA_DIR"}
+CLIENTS = {"webserver", "daemon"}
+SERVICES: dict[str, Any] = COMPOSE["services"]
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def strings(value: Any) -> Iterator[str]:
@@ -60,29 +62,6 @@ def optional(text: str) -> set[str]:
     return set(re.findall(r"^ *# (\w+)=", text, re.MULTILINE))
 
 
-class Asked(dict[str, str]):
-    """An empty environment that knows which variables it was asked for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-
-    def get(self, name: str, default: Any = None) -> Any:
-        self.names.add(name)
-        return default
-
-
-@pytest.fixture(scope="module")
-def known() -> set[str]:
-    """Every variable that the settings are read from, but for what the image sets itself."""
-    asked = Asked()
-    Settings.from_environment(asked)
-    assert len(asked.names) >= 14
-    image = set(re.findall(r"\b([A-Z_]+)=", (DEPLOY / "Dockerfile").read_text().rpartition("\nFROM ")[2]))
-    assert "USER_PIPELINE_SCRATCH_DIR" in image
-    return asked.names - image - NOT_DEPLOYED
-
-
 def test_every_yaml_file_of_the_deployment_has_no_key_twice() -> None:
     class Strict(yaml.SafeLoader):
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
@@ -107,32 +86,12 @@ def test_every_variable_of_the_compose_file_is_in_the_example_and_the_other_way_
     assert passed_on <= optional(example)
 
 
-def test_every_setting_reaches_the_containers_of_compose(known: set[str]) -> None:
-    for name in ("code", "daemon", "webserver", "tables"):
-        assert known <= set(COMPOSE["services"][name]["environment"]), name
-
-
-def test_every_setting_reaches_the_pods_of_helm(known: set[str]) -> None:
-    [deployment] = HELM["dagster-user-deployments"]["deployments"]
-    values = {variable["name"]: variable["value"] for variable in deployment["env"]}
-    # What is shown there is what holds without it.
-    assert all(isinstance(value, str) for value in values.values())
-    assert Settings.from_environment(values) == Settings.from_environment({})
-    [secret] = re.findall(r"cat > pipeline\.env <<END\n(.*?)\n +END\n", DEPLOY_GUIDE, re.DOTALL)
-    in_secret = set(re.findall(r"^ *(\w+)=", secret, re.MULTILINE)) | optional(secret)
-    assert not in_secret & set(values)
-    web_server = {variable["name"]: variable for variable in HELM["dagsterWebserver"]["env"]}
-    # As whom it is asked concerns the web server alone. The chart hands the URL of Dagster's storage on in its own way.
-    assert known - {"DAGSTER_POSTGRES_URL", "USER_PIPELINE_UI_HOSTS"} <= in_secret | set(values)
-    assert {"USER_PIPELINE_UI_URL", "USER_PIPELINE_UI_HOSTS"} <= set(web_server)
-    assert web_server["USER_PIPELINE_UI_URL"] in deployment["env"]
-    assert deployment["envSecrets"] == [{"name": "user-pipeline"}]
-    assert deployment["includeConfigInLaunchedRuns"]["enabled"]
-    assert re.search(r"secret generic user-pipeline --from-env-file=pipeline\.env", DEPLOY_GUIDE)
-    # S3 encryption, for compose as well as here.
-    encryption = {"AWS_SERVER_SIDE_ENCRYPTION", "AWS_SSE_KMS_KEY_ID", "AWS_SSE_BUCKET_KEY_ENABLED"}
-    assert encryption <= in_secret
-    assert encryption <= set(COMPOSE["x-dagster"]["environment"])
+def test_every_setting_reaches_the_code_server_of_compose_and_its_runs(settings_asked: set[str]) -> None:
+    given = set(SERVICES["code"]["environment"])
+    # As whom it is asked concerns the web server.
+    assert settings_asked - {"USER_PIPELINE_UI_HOSTS"} <= given
+    assert {"USER_PIPELINE_UI_URL", "USER_PIPELINE_UI_HOSTS"} <= set(SERVICES["webserver"]["environment"])
+    assert {"AWS_SERVER_SIDE_ENCRYPTION", "AWS_SSE_KMS_KEY_ID", "AWS_SSE_BUCKET_KEY_ENABLED"} <= given
 
 
 def test_the_health_checks_ask_the_web_server_under_a_name_it_answers_to() -> None:
@@ -150,15 +109,29 @@ def test_the_health_checks_ask_the_web_server_under_a_name_it_answers_to() -> No
     assert "httpHeaders" not in probe
 
 
-def test_only_the_containers_that_make_tables_know_who_may() -> None:
-    for name, service in COMPOSE["services"].items():
-        said = " ".join(strings(service))
-        assert ("OWNER_DB_PASSWORD" in said) == (name in ("roles", "tables")), name
-        assert ("${POSTGRES_PASSWORD" in said) == (name in ("roles", "postgres")), name
-        if name in ("code", "webserver", "daemon"):
-            for database in ("STAGING", "ANALYTICS"):
-                url = service["environment"][f"USER_PIPELINE_{database}_URL"]
-                assert url.startswith("postgresql://user_pipeline_writer:"), name
+@pytest.mark.parametrize(
+    ("secret", "services"),
+    [
+        ("POSTGRES_PASSWORD", {"postgres", "roles"}),
+        ("OWNER_DB_PASSWORD", {"roles", "tables"}),
+        ("WRITER_DB_PASSWORD", {"roles", "code"}),
+        ("DAGSTER_DB_PASSWORD", {"roles", "migrate", "code", *CLIENTS}),
+        ("AWS_SECRET_ACCESS_KEY", {"object-store", "code", *CLIENTS}),
+        ("AWS_SESSION_TOKEN", {"code", *CLIENTS}),
+        ("USER_PIPELINE_ALERT_WEBHOOK_URL", {"code"}),
+    ],
+)
+def test_a_secret_is_in_those_containers_that_use_it_and_in_no_other(secret: str, services: set[str]) -> None:
+    def knows(service: dict[str, Any]) -> bool:
+        return secret in service.get("environment", {}) or f"${{{secret}" in " ".join(strings(service))
+
+    assert {name for name, service in SERVICES.items() if knows(service)} == services
+
+
+def test_the_pipeline_runs_as_the_writer_and_the_owner_makes_its_tables() -> None:
+    for name, role in (("code", "user_pipeline_writer"), ("tables", "user_pipeline_owner")):
+        for database in ("STAGING", "ANALYTICS"):
+            assert SERVICES[name]["environment"][f"USER_PIPELINE_{database}_URL"].startswith(f"postgresql://{role}:")
 
 
 def test_the_compose_file_and_the_example_hold_no_secret() -> None:
@@ -166,15 +139,19 @@ def test_the_compose_file_and_the_example_hold_no_secret() -> None:
         name for text in strings(COMPOSE) for name, how in re.findall(r"\$\{(\w+)(:\?|:-)", text) if how == ":?"
     }
     secret = {name for name in variables(".env.example") if re.search("PASSWORD|SECRET|KEY", name)}
-    # A secret has no default anywhere, and nothing else has to be filled in.
-    assert required == secret == {name for name, value in variables(".env.example").items() if not value}
+    digests = {name for name in variables(".env.example") if name.endswith("_DIGEST")}
+    # A secret has no default anywhere, and nothing else has to be filled in but the digests.
+    empty = {name for name, value in variables(".env.example").items() if not value}
+    assert required == secret | digests == empty
     for text in [*strings(COMPOSE), *strings(HELM)]:
         assert not re.search(r"://[^/@]*:(?!\$\{)[^/@]+@", text), text
 
 
 def test_services_are_pinned_watched_and_restarted() -> None:
     for name, service in COMPOSE["services"].items():
-        assert re.search(r":(\d|\$\{USER_PIPELINE_TAG:-\d)", service["image"]), name
+        # By version and digest; our own image is built here.
+        assert re.search(r":\d\S*@\$\{\w+_DIGEST:\?|^user_pipeline:\$\{USER_PIPELINE_TAG:-\d", service["image"]), name
+        assert ("build" in service) == service["image"].startswith("user_pipeline:"), name
         assert ("healthcheck" in service) != (name in ONE_SHOT), name
         assert service["restart"] == ("no" if name in ONE_SHOT else "unless-stopped"), name
         for needed, how in service.get("depends_on", {}).items():
@@ -185,6 +162,151 @@ def test_services_are_pinned_watched_and_restarted() -> None:
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
             assert source in COMPOSE["volumes"] or (DEPLOY / source).exists(), volume
+
+
+def test_no_container_writes_to_its_image_has_a_right_of_root_or_fills_the_disk() -> None:
+    for name, service in SERVICES.items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert 0 < service["pids_limit"] <= 4000, name
+        # The driver that compresses and turns over; by default a log grows for ever.
+        assert service["logging"]["driver"] == "local", name
+        assert set(service["logging"]["options"]) == {"max-size", "max-file"}, name
+        assert "privileged" not in service, name
+        if "build" not in service:
+            # Ours says in the Dockerfile that it is not root.
+            assert service.get("user") == "postgres" or name == "object-store"
+    # It becomes its user by itself, once the volume is that user's.
+    assert {name: service["cap_add"] for name, service in SERVICES.items() if "cap_add" in service} == {
+        "object-store": ["CHOWN", "SETGID", "SETUID"]
+    }
+
+
+def test_whoever_writes_has_where_to() -> None:
+    for name, service in SERVICES.items():
+        paths = [entry.split(":")[0] for entry in service.get("tmpfs", [])]
+        assert ("/tmp" in paths) == (name != "roles"), name  # noqa: S108
+        writable = [volume.split(":")[1] for volume in service.get("volumes", []) if not volume.endswith(":ro")]
+        assert writable == {
+            "postgres": ["/var/lib/postgresql"],
+            "object-store": ["/data"],
+            "code": ["/var/lib/user_pipeline/scratch"],
+        }.get(name, []), name
+    image = (DEPLOY / "Dockerfile").read_text()
+    assert "USER_PIPELINE_SCRATCH_DIR=/var/lib/user_pipeline/scratch" in image
+    assert "MPLCONFIGDIR=/tmp/" in image
+    assert re.findall(r"install --directory --owner=pipeline .*", image) == [
+        'install --directory --owner=pipeline --group=pipeline "$USER_PIPELINE_SCRATCH_DIR"'
+    ]
+
+
+def networks(name: str) -> set[str]:
+    """The networks that a service is in."""
+    assert "networks" in SERVICES[name], f"{name} would be in the default network"
+    return set(SERVICES[name]["networks"])
+
+
+def test_only_the_web_server_and_the_daemon_reach_the_port_that_runs_code() -> None:
+    # The code server listens on one address: that of its alias, which one network knows.
+    command = SERVICES["code"]["command"]
+    alias = command[command.index("--host") + 1]
+    [network] = [name for name, how in SERVICES["code"]["networks"].items() if how]
+    assert SERVICES["code"]["networks"][network] == {"aliases": [alias]}
+    assert {name for name in SERVICES if network in networks(name)} == {"code", *CLIENTS}
+    assert COMPOSE["networks"][network] == {"internal": True}
+    for name in CLIENTS:
+        assert SERVICES[name]["environment"]["USER_PIPELINE_CODE_HOST"] == alias
+    check = SERVICES["code"]["healthcheck"]["test"]
+    assert check[check.index("--host") + 1] == alias
+
+
+def test_databases_and_store_reach_nothing_outside_and_who_uses_them_does() -> None:
+    inside = {name for name, network in COMPOSE["networks"].items() if network}
+    assert all(COMPOSE["networks"][name] == {"internal": True} for name in inside)
+    for name, service in SERVICES.items():
+        assert networks(name) <= set(COMPOSE["networks"])
+        assert (networks(name) <= inside) == (name in ("postgres", "object-store")), name
+        for needed in service.get("depends_on", {}):
+            if needed not in ONE_SHOT:
+                assert networks(name) & networks(needed), (name, needed)
+        if "ports" in service:
+            assert networks(name) - inside, "an internal network publishes no port"
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> dict[str, str]:
+    """An environment whose docker answers as one that reaches a registry does: another digest for each image."""
+    (tmp_path / "bin").mkdir()
+    docker = tmp_path / "bin" / "docker"
+    docker.write_text(
+        "#!/bin/sh\n"
+        '[ "$1 $2 $3 $4" = "buildx imagetools inspect --format" ] && [ "$5" = "{{.Manifest.Digest}}" ] || exit 64\n'
+        '[ "$6" != "${REFUSED-}" ] || { echo "no such image" >&2; exit 1; }\n'
+        'echo "${ANSWER-sha256:$(printf %s "$6" | sha256sum | cut -c1-64)}"\n'
+    )
+    docker.chmod(0o755)
+    return {"PATH": f"{docker.parent}:{os.defpath}"}
+
+
+def digests(environment: dict[str, str], *arguments: Path) -> subprocess.CompletedProcess[str]:
+    command: list[Path] = [DEPLOY / "digests.sh", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def digest_of(image: str) -> str:
+    return f"sha256:{hashlib.sha256(image.encode()).hexdigest()}"
+
+
+def test_the_digests_for_compose_are_of_the_images_it_names(registry: dict[str, str]) -> None:
+    done = digests(registry)
+    assert done.returncode == 0, done.stderr
+    found = dict(line.split("=") for line in done.stdout.splitlines())
+    named = {name for text in strings(COMPOSE) for name in re.findall(r"\$\{(\w+_DIGEST):\?", text)}
+    assert set(found) == named == {name for name in variables(".env.example") if name.endswith("_DIGEST")}
+    for service in SERVICES.values():
+        if match := re.fullmatch(r"(.*)@\$\{(\w+):\?.*\}", service["image"]):
+            assert found[match[2]] == digest_of(match[1])
+            assert DIGEST.fullmatch(found[match[2]])
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    python = re.search(r"^ARG PYTHON=(.*)", dockerfile, re.MULTILINE)
+    assert python
+    assert found["PYTHON_DIGEST"] == digest_of(f"python:{python[1]}")
+    bases = re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)
+    assert set(bases) == {"python:${PYTHON}@${PYTHON_DIGEST:?run-deploy/digests.sh}"}
+    assert SERVICES["code"]["build"]["args"]["PYTHON_DIGEST"].startswith("${PYTHON_DIGEST:?")
+
+
+def test_the_digests_for_helm_take_the_place_of_the_tags(registry: dict[str, str], tmp_path: Path) -> None:
+    before = (DEPLOY / "helm-values.yaml").read_text()
+    done = digests(registry, DEPLOY / "helm-values.yaml")
+    assert done.returncode == 0, done.stderr
+    pattern = r'^ *repository: (\S+)\n(?: *#.*\n)* *tag: "?([^"\n]+)"?$'
+    images = [f"{name}:{tag}" for name, tag in re.findall(pattern, before, re.MULTILINE)]
+    # The image once, and those of the chart's init containers.
+    assert len(images) == before.count("tag:") == 3
+    pinned = [f"{name}:{tag}" for name, tag in re.findall(pattern, done.stdout, re.MULTILINE)]
+    assert pinned == [f"{image.rpartition(':')[0]}@{digest_of(image)}" for image in images]
+    # Nothing else has changed, and doing it again changes nothing.
+    changed = yaml.safe_load(done.stdout)
+    assert (
+        changed["dagsterWebserver"]["image"] == changed["dagsterDaemon"]["image"] == code_deployment(changed)["image"]
+    )
+    assert re.sub(r"repository: .*|tag: .*", "", done.stdout) == re.sub(r"repository: .*|tag: .*", "", before)
+    (tmp_path / "pinned.yaml").write_text(done.stdout)
+    assert digests(registry, tmp_path / "pinned.yaml").stdout == done.stdout
+
+
+@pytest.mark.parametrize("arguments", [(), (DEPLOY / "helm-values.yaml",)])
+def test_a_digest_that_cannot_be_had_gives_nothing_and_says_of_which_image(
+    registry: dict[str, str], arguments: tuple[Path, ...]
+) -> None:
+    refused = digests({**registry, "REFUSED": "busybox:1.28" if arguments else "postgres:18"}, *arguments)
+    assert (refused.returncode, refused.stdout, refused.stderr) == (1, "", "no such image\n")
+    wrong = digests({**registry, "ANSWER": "latest"}, *arguments)
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    image = "library/postgres:18" if arguments else "python:3.11-slim-bookworm"
+    assert wrong.stderr == f"docker gives no digest of {image}, but: latest\n"
 
 
 def test_only_the_containers_listen_beyond_loopback() -> None:
@@ -218,12 +340,14 @@ def test_the_image_is_one_version_that_is_not_root() -> None:
     assert version
     assert variables(".env.example")["USER_PIPELINE_TAG"] == version[1]
     assert f"user_pipeline:{version[1]}" in dockerfile
-    helm_tags = set(re.findall(r"tag: (\S+)", (DEPLOY / "helm-values.yaml").read_text()))
-    assert helm_tags == {version[1]}
+    assert code_deployment()["image"]["tag"] == version[1]
+    for service in ("dagsterWebserver", "dagsterDaemon"):
+        assert HELM[service]["image"] == code_deployment()["image"]
     stages = dockerfile.split("\nFROM ")
     assert len(stages) == 3
     users = re.findall(r"^USER (\d+):(\d+)$", stages[-1], re.MULTILINE)
-    assert [int(number) > 0 for pair in users for number in pair] == [True, True]
+    assert users == [(str(IMAGE_USER), str(IMAGE_USER))]
+    assert f"useradd --uid {IMAGE_USER} " in stages[-1]
     # Only files that the builder is given can be copied.
     given = {line[1:] for line in (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines() if line[:1] == "!"}
     for line in re.findall(r"^COPY (?!--)(.*)", dockerfile, re.MULTILINE):
@@ -234,7 +358,11 @@ def test_the_image_is_one_version_that_is_not_root() -> None:
 
 def test_the_code_server_is_one_process_that_knows_its_runs() -> None:
     # WatchedRunLauncher asks it; `dagster code-server` could not answer for runs from before a reload.
-    assert code_command()[:3] == ["dagster", "api", "grpc"]
+    command = code_command()
+    assert command[:3] == ["dagster", "api", "grpc"]
+    # In compose it is the same, in one network.
+    command[command.index("--host") + 1] = "code-server"
+    assert SERVICES["code"]["command"] == command
 
 
 @pytest.fixture
@@ -279,13 +407,13 @@ def test_a_variable_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest
 
 
 def test_the_workspace_leads_to_the_code_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    environment = COMPOSE["x-dagster"]["environment"]
     for name in ("USER_PIPELINE_CODE_HOST", "USER_PIPELINE_CODE_PORT"):
-        monkeypatch.setenv(name, environment[name])
+        [value] = {SERVICES[client]["environment"][name] for client in CLIENTS}
+        monkeypatch.setenv(name, value)
     [origin] = location_origins_from_yaml_paths([str(DEPLOY / "workspace.yaml")])
     assert isinstance(origin, GrpcServerCodeLocationOrigin)
     command = code_command()
-    assert (origin.host, origin.port) == ("code", int(command[command.index("--port") + 1]))
+    assert (origin.host, origin.port) == ("code-server", int(command[command.index("--port") + 1]))
     assert origin.location_name == command[command.index("--location-name") + 1]
     [local] = yaml.safe_load((CHECKOUT / "workspace.yaml").read_text())["load_from"]
     assert origin.location_name == local["python_module"]["location_name"]
@@ -317,8 +445,7 @@ def test_the_values_for_helm_say_what_dagster_yaml_says() -> None:
         assert {name: days for name, days in purge.items() if days != -1} == INSTANCE["retention"][kind][
             "purge_after_days"
         ]
-    [deployment] = HELM["dagster-user-deployments"]["deployments"]
-    assert ["dagster", "api", "grpc", *deployment["dagsterApiGrpcArgs"]] == code_command()[:-4]
+    assert ["dagster", "api", "grpc", *code_deployment()["dagsterApiGrpcArgs"]] == code_command()[:-4]
     instance_class = INSTANCE["instance_class"]
     assert HELM["additionalInstanceConfig"] == {"instance_class": instance_class}
     assert yaml.safe_load((CHECKOUT / "dagster.yaml").read_text())["instance_class"] == instance_class
@@ -326,16 +453,7 @@ def test_the_values_for_helm_say_what_dagster_yaml_says() -> None:
     assert limit == INSTANCE["run_monitoring"]["max_runtime_seconds"]
 
 
-def test_kubernetes_knows_what_the_values_ask_of_a_run() -> None:
-    given = HELM["runLauncher"]["config"]["k8sRunLauncher"]["runK8sConfig"]
-    snake = {re.sub("([A-Z])", lambda letter: f"_{letter[0].lower()}", name): value for name, value in given.items()}
-    config = UserDefinedDagsterK8sConfig.from_dict(snake)  # type: ignore[no-untyped-call]
-    assert config.container_config["volume_mounts"][0]["name"] == config.pod_spec_config["volumes"][0]["name"]
-    with pytest.raises(Exception, match=r"no_such_field|noSuchField"):
-        UserDefinedDagsterK8sConfig.from_dict({"pod_spec_config": {"noSuchField": 1}})  # type: ignore[no-untyped-call]
-
-
-@pytest.mark.parametrize("script", ["migrate.sh", "sql/roles.sh"])
+@pytest.mark.parametrize("script", ["migrate.sh", "sql/roles.sh", "digests.sh", "backup.sh", "restore.sh"])
 def test_scripts_parse_and_may_be_run(script: str) -> None:
     path = DEPLOY / script
     subprocess.run(["/bin/sh", "-n", path], check=True)

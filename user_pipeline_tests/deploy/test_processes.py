@@ -1,6 +1,9 @@
 """The shipped deployment, started: code server, web server and daemon as processes, Postgres, and a bucket."""
 
 import contextlib
+import re
+import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,20 +17,23 @@ import psycopg2.errors
 import pytest
 import yaml
 
-from user_pipeline.local.postgres import ensure_running
 from user_pipeline_tests.deployment import (
     BUCKETS,
+    CHECKOUT,
     DEPLOY,
+    IMAGE_USER,
+    PASSWORDS,
     SERVICES,
     TABLES,
     Deployment,
+    contained,
     deployed,
     expected_tables,
     small_logs,
     tables,
 )
-from user_pipeline_tests.local.conftest import discard
 from user_pipeline_tests.s3 import Endpoint, s3_endpoint
+from user_pipeline_tests.servers import password_server
 
 FIRST = date(2017, 4, 1)
 DAYS = [FIRST + timedelta(days=number) for number in range(6)]
@@ -46,10 +52,10 @@ def deployment(bucket: Endpoint) -> Iterator[Deployment]:
     directory = Path(tempfile.mkdtemp(prefix="up-"))
     directory.chmod(0o755)
     try:
-        with deployed(directory, ensure_running(directory / "data"), bucket.url) as made:
+        with password_server() as server, deployed(directory, server, bucket.url) as made:
             yield made
     finally:
-        discard(directory)
+        shutil.rmtree(directory)
 
 
 def test_days_launched_at_once_are_in_the_tables_and_their_output_in_the_bucket(
@@ -92,6 +98,51 @@ def test_the_runs_were_the_writers_on_tables_of_the_owner_and_the_analyst_reads_
         deployment.query("staging", "select 1", "analyst")
 
 
+def test_verify_and_rebuild_run_where_the_code_server_runs(deployment: Deployment) -> None:
+    for command in ("rebuild", "verify"):
+        done = deployment.run("user-pipeline", command)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not contained(), reason="only root can lay out the file systems of a container")
+@pytest.mark.parametrize("service", [*SERVICES, "migrate", "tables"])
+def test_a_service_writes_to_its_tmpfs_and_volumes_and_nowhere_else(deployment: Deployment, service: str) -> None:
+    def may_write(directory: str | Path) -> bool:
+        return deployment.run("/bin/sh", "-c", f"touch {directory}/written", service=service).returncode == 0
+
+    assert may_write("/tmp")  # noqa: S108
+    assert may_write(deployment.scratch) == (service == "code")
+    for elsewhere in (deployment.home, deployment.home.parent, CHECKOUT, "/var/tmp", "/opt", "/"):  # noqa: S108
+        assert not may_write(elsewhere), elsewhere
+
+
+@pytest.mark.skipif(not contained(), reason="only root can lay out the file systems of a container")
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_is_not_root_and_cannot_become_it(deployment: Deployment, service: str) -> None:
+    status = dict(
+        line.split(":\t", 1)
+        for line in Path(f"/proc/{deployment.processes[service].pid}/status").read_text().splitlines()
+    )
+    assert set(status["Uid"].split()) == {str(IMAGE_USER)}
+    assert status["NoNewPrivs"] == "1"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_writers_password_is_known_to_the_code_server_alone(deployment: Deployment, service: str) -> None:
+    variables = Path(f"/proc/{deployment.processes[service].pid}/environ").read_text()
+    assert PASSWORDS["user_pipeline_dagster"] in variables
+    assert (PASSWORDS["user_pipeline_writer"] in variables) == (service == "code")
+    assert PASSWORDS["user_pipeline_owner"] not in variables
+
+
+def test_the_code_server_listens_on_the_address_it_is_given_and_on_no_other(deployment: Deployment) -> None:
+    port = deployment.ports["4000"]
+    socket.create_connection(("127.0.0.1", port), timeout=10).close()
+    # An address of this machine, too.
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", port), timeout=10)
+
+
 def test_a_run_that_dies_with_its_container_is_noticed_and_resumed(deployment: Deployment) -> None:
     run = deployment.launch("2017-04-02", "daily_fake_users")
     deployment.wait(run, "STARTED")
@@ -130,8 +181,17 @@ def test_no_process_has_written_a_password(deployment: Deployment) -> None:
     for service in SERVICES:
         text = (deployment.home.parent / f"{service}.log").read_text(errors="replace")
         assert text
-        for planted in ("test-secret", "pipeline-secret", "dagster-secret", "superuser-secret"):
+        for planted in ("test-secret", *PASSWORDS.values()):
             assert planted not in text
+
+
+def test_no_process_has_missed_a_place_to_write_to(deployment: Deployment, bucket: Endpoint) -> None:
+    said = [(deployment.home.parent / f"{service}.log").read_text(errors="replace") for service in SERVICES]
+    steps = [key for key in bucket.keys(BUCKETS[2]) if key.endswith((".err", ".out"))]
+    assert steps
+    said += [bucket.client.get_object(Bucket=BUCKETS[2], Key=key)["Body"].read().decode() for key in steps]
+    for text in said:
+        assert not re.search(r"Read-only file system|Permission denied|No space left|not writable", text)
 
 
 def _log_key(key: str) -> list[str]:
