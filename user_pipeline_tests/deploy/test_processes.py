@@ -119,12 +119,19 @@ def test_a_service_writes_to_its_tmpfs_and_volumes_and_nowhere_else(deployment: 
 @pytest.mark.skipif(not contained(), reason="only root can lay out the file systems of a container")
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_is_not_root_and_cannot_become_it(deployment: Deployment, service: str) -> None:
-    status = dict(
-        line.split(":\t", 1)
-        for line in Path(f"/proc/{deployment.processes[service].pid}/status").read_text().splitlines()
-    )
+    status = process_status(deployment, service)
     assert set(status["Uid"].split()) == {str(IMAGE_USER)}
     assert status["NoNewPrivs"] == "1"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_files_of_a_service_are_for_its_user_alone(deployment: Deployment, service: str) -> None:
+    assert process_status(deployment, service)["Umask"] == "0077"
+
+
+def process_status(deployment: Deployment, service: str) -> dict[str, str]:
+    lines = Path(f"/proc/{deployment.processes[service].pid}/status").read_text().splitlines()
+    return dict(line.split(":\t", 1) for line in lines)
 
 
 @pytest.mark.parametrize("service", SERVICES)
