@@ -285,8 +285,12 @@ def _silence(server: EmbeddedPostgres) -> str | None:
 
     try:
         with _connected(server) as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT system_identifier FROM pg_control_system()")
-            return None if cursor.fetchone() == (identifier,) else "another server answers on its socket"
+            # By a relative path, as its working directory is its cluster: a server that was started before the
+            # directories above were closed cannot search them, as pg_control_system() would.
+            cursor.execute("SELECT pg_read_binary_file('global/pg_control', 0, 8)")
+            [(its_own,)] = cursor.fetchall()
+            is_ours = int.from_bytes(its_own, sys.byteorder) == identifier
+            return None if is_ours else "another server answers on its socket"
     except psycopg2.OperationalError as error:
         return str(error).strip()
 

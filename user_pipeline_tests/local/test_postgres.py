@@ -256,6 +256,28 @@ def test_a_cluster_of_nobody_or_of_root_gets_the_servers_own_user_at_the_next_st
     assert old_socket_dir == server.cluster or not old_socket_dir.exists()
 
 
+@as_root
+def test_a_server_that_runs_since_before_the_directories_were_closed_is_used_and_stopped(
+    place: Path, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data_dir = place / "data"
+    home = data_dir / "postgres"
+    home.mkdir(parents=True)
+    for path in (data_dir, home):
+        path.chmod(0o755)
+    with monkeypatch.context() as earlier_version:
+        earlier_version.setattr(postgres, "close", lambda _: None)
+        server = postgres.ensure_running(data_dir)
+    running = postmaster(server)
+    # As the next version finds it, and at once.
+    data_dir.chmod(0o700)
+    assert postgres.ensure_running(data_dir) == server
+    assert postmaster(server) == running
+    server.create_database("more")
+    assert query(server.url("more"), "SELECT 1") == [(1,)]
+    assert postgres.stop(data_dir)
+
+
 def test_nobody_else_can_come_up_to_the_lock_or_the_socket_whatever_the_umask(place: Path) -> None:
     before = os.umask(0)
     try:
