@@ -13,6 +13,7 @@ from user_pipeline.io_managers.files import FilesIOManager
 from user_pipeline.io_managers.lake import LakeIOManager
 from user_pipeline.io_managers.postgres import PostgresIOManager
 from user_pipeline.io_managers.snapshots import SnapshotIOManager
+from user_pipeline.private import keep_private
 from user_pipeline.resources.engine import Engine
 from user_pipeline.resources.postgres import Databases
 from user_pipeline.resources.storage import ObjectStorage
@@ -74,6 +75,9 @@ def snapshots_io_manager(context: dg.InitResourceContext) -> SnapshotIOManager:
     resources = context.resources
     return SnapshotIOManager(resources.databases.analytics, resources.engine, resources.storage)
 
+
+# Before anything is written: runs are processes that load this module.
+keep_private()
 
 defs = dg.Definitions(
     assets=[

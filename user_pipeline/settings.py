@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
 PREFIX = "USER_PIPELINE_"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]")
 _ODD_PREFIX = re.compile(r"[\x00-\x1f\x7f]|(?:^|/)\.{0,2}(?:/|$)")
+_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B", re.IGNORECASE)
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY_UNITS = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -129,6 +131,7 @@ class Settings:
     recommendation_days: int
     alert_webhook: Webhook | None
     ui_url: str | None
+    ui_hosts: tuple[str, ...]
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
@@ -164,6 +167,7 @@ class Settings:
             recommendation_days=read.days("RECOMMENDATION_DAYS", 90),
             alert_webhook=read.webhook("ALERT_WEBHOOK_URL"),
             ui_url=read.ui_url("UI_URL"),
+            ui_hosts=read.hosts("UI_HOSTS"),
         )
 
     @property
@@ -188,6 +192,18 @@ def hide_password(url: str) -> str:
     # Not parsed: a URL that cannot be parsed must not show its password either.
     url = re.sub(r"(://[^:/@]*:).*@", r"\1***@", url, flags=re.DOTALL)
     return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1***", url)
+
+
+def host(text: str) -> str | None:
+    """A host name or an IP address, written so that two can be compared; None if it is neither.
+
+    Without the brackets of an IPv6 address and without the dot that may end a name.
+    """
+    text = text.lower().removesuffix(".")
+    try:
+        return str(ip_address(text.removeprefix("[").removesuffix("]")))
+    except ValueError:
+        return text if _HOST.fullmatch(text) else None
 
 
 def _parse_bytes(value: str) -> int:
@@ -325,12 +341,22 @@ class _Reader:
     def ui_url(self, name: str) -> str | None:
         variable, value = self._get(name)
         # It goes into every alert, and a password with it.
-        if value and (not _is_http(value) or "@" in value or "?" in value or "#" in value):
+        if value and (not _is_http(value) or set("@?#") & set(value) or not host(urlsplit(value).hostname or "")):
             expected = (
                 "the address of the web server without user, password or query, such as https://dagster.example.com"
             )
             raise SettingsError(variable, value, expected)
         return value.rstrip("/") or None
+
+    def hosts(self, name: str) -> tuple[str, ...]:
+        variable, value = self._get(name)
+        hosts = []
+        for part in filter(None, map(str.strip, value.split(","))):
+            if (found := host(part)) is None:
+                expected = "host names and IP addresses, without scheme or port, such as dagster.internal,10.0.0.5"
+                raise SettingsError(variable, value, expected)
+            hosts.append(found)
+        return tuple(hosts)
 
 
 def _is_http(value: str) -> bool:

@@ -51,6 +51,8 @@ def enter(tmpfs: list[str], volumes: list[str], keep: list[str]) -> None:
 
 def main(layout: str, *command: str) -> None:
     """Change the mounts, then become the command."""
+    # A container's, whatever the one is of who starts this.
+    os.umask(0o022)
     given = json.loads(layout)
     user = str(given.pop("user"))
     enter(**given)

@@ -192,6 +192,7 @@ class Deployment:
                 stderr=log,
                 # A container: its processes can be killed together.
                 start_new_session=True,
+                umask=0o022,
             )
         deadline = time.monotonic() + _PATIENCE
         while (check := self.health(service)).returncode:

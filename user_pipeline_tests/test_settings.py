@@ -104,6 +104,11 @@ def test_embedded_postgres_is_needed_until_every_database_is_configured() -> Non
         ("USER_PIPELINE_UI_URL", "dagster.example.com", "the address of the web server"),
         ("USER_PIPELINE_UI_URL", "ftp://dagster.example.com", "the address of the web server"),
         ("USER_PIPELINE_UI_URL", "https://host/?token=x", "without user, password or query"),
+        ("USER_PIPELINE_UI_URL", "https://ho!st", "the address of the web server"),
+        ("USER_PIPELINE_UI_HOSTS", "https://host", "host names and IP addresses, without scheme or port"),
+        ("USER_PIPELINE_UI_HOSTS", "host:3000", "host names and IP addresses, without scheme or port"),
+        ("USER_PIPELINE_UI_HOSTS", "host,*", "host names and IP addresses, without scheme or port"),
+        ("USER_PIPELINE_UI_HOSTS", "[fd00::7]:3000", "host names and IP addresses, without scheme or port"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_variable_and_what_would_be_right(
@@ -161,6 +166,12 @@ def test_a_hidden_password_leaves_the_rest_readable(url: str, shown: str) -> Non
 def test_alerts_are_off_and_without_a_link_until_they_are_set() -> None:
     assert (read().alert_webhook, read().ui_url) == (None, None)
     assert read(USER_PIPELINE_UI_URL="https://host:3000/prod/").ui_url == "https://host:3000/prod"
+
+
+def test_the_hosts_of_the_ui_are_written_in_one_way() -> None:
+    assert read().ui_hosts == ()
+    hosts = read(USER_PIPELINE_UI_HOSTS=" Web_Server.,dagster.internal,, 10.0.0.5 ,[FD00:0:0::7], ::1").ui_hosts
+    assert hosts == ("web_server", "dagster.internal", "10.0.0.5", "fd00::7", "::1")
 
 
 def test_a_webhook_is_kept_and_shown_by_its_host_alone() -> None:

@@ -4,7 +4,7 @@ import os
 import shlex
 import shutil
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,12 @@ import click
 from user_pipeline import settings
 from user_pipeline.local import postgres
 from user_pipeline.masking import mask, printable
+from user_pipeline.private import keep_private
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
+
+_INSTANCE_CLASS = {"module": "user_pipeline.instance", "class": "Instance"}
 
 
 class _Group(click.Group):
@@ -50,6 +53,9 @@ def main() -> None:
     Settings come from the environment (USER_PIPELINE_*, DAGSTER_POSTGRES_URL, AWS_*). Unset, everything
     lives under ./data, in an embedded PostgreSQL 18 that starts when it is first needed.
     """
+    # The command that needs the settings says what is wrong with them; its --help needs none.
+    with suppress(settings.SettingsError):
+        keep_private()
 
 
 @main.command()
@@ -329,6 +335,7 @@ def _resolved(current: settings.Settings) -> dict[str, str]:
         "USER_PIPELINE_MAX_OBJECT_REJECTS": str(current.object_limits.rejects),
         "USER_PIPELINE_RECOMMENDATION_DAYS": str(current.recommendation_days),
         **({"USER_PIPELINE_UI_URL": current.ui_url} if current.ui_url else {}),
+        **({"USER_PIPELINE_UI_HOSTS": ",".join(current.ui_hosts)} if current.ui_hosts else {}),
     }
 
 
@@ -341,6 +348,7 @@ def up(port: int) -> None:
     command line, until `user-pipeline down`.
     """
     _require_checkout()
+    _require_guard()
     if settings.current().uses_embedded_postgres:
         server = postgres.ensure_running(settings.current().data_dir)
         click.echo(f"The embedded Postgres runs in {server.home}.")
@@ -355,6 +363,21 @@ def _require_checkout() -> None:
     if missing:
         raise click.ClickException(
             f"There is no {' and no '.join(missing)} in {Path.cwd()}: run this in the root of the checkout."
+        )
+
+
+def _require_guard() -> None:
+    """The web server of another instance than ours would do what any web site asks of it."""
+    import yaml
+
+    path = Path(os.environ.get("DAGSTER_HOME") or Path.cwd(), "dagster.yaml")
+    instance: Any = None
+    with suppress(OSError, yaml.YAMLError):
+        instance = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(instance, dict) or instance.get("instance_class") != _INSTANCE_CLASS:
+        raise click.ClickException(
+            f"{path} lacks the entry instance_class of the checkout's dagster.yaml: without it any web site could use "
+            "the UI through your browser. Copy the entry, or unset DAGSTER_HOME."
         )
 
 

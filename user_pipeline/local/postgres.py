@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from user_pipeline import settings
+from user_pipeline.private import close
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812 - it is a class
@@ -36,6 +37,10 @@ PORT = 5432  # nothing listens on it: it is a part of the socket's name
 _SOCKET = f".s.PGSQL.{PORT}"
 _SOCKET_PATH_LIMIT = 103  # bytes; sun_path holds 104 on macOS and 108 on Linux, with the final NUL
 _LOG_LIMIT = 10 * 2**20
+# Whom the server runs as when root, as whom Postgres refuses to run, starts it. In no /etc/passwd, so that no other
+# process is this user: `nobody` is whoever knows no better. systemd and Debian leave 65520 to 65533 unused, and the
+# 65,536 numbers of a container with users of its own include them.
+_SERVER_ID = 65_521
 _PATIENCE = 120.0  # seconds: initdb on a slow disk, recovery after a crash, the checkpoint of a shutdown
 
 # Written into postgresql.conf when a cluster is made, where its owner may change them. Durability is
@@ -186,11 +191,11 @@ def stop(data_dir: Path) -> bool:
         EmbeddedPostgresError: it does not stop.
     """
     server = EmbeddedPostgres(data_dir.absolute())
-    if not server.home.is_dir():
-        return False
     signalled = False
     deadline = time.monotonic() + _PATIENCE
     try:
+        if not server.home.is_dir():
+            return False
         while time.monotonic() < deadline:
             with _try_lock(server) as lock:
                 if lock is not None:
@@ -235,9 +240,12 @@ def _fits_a_socket(directory: Path) -> bool:
 @contextmanager
 def _try_lock(server: EmbeddedPostgres) -> Iterator[int | None]:
     """The descriptor of the lock, or None while anything of this cluster is alive."""
-    server.home.mkdir(parents=True, exist_ok=True)
+    server.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    close(server.home)
+    # Whoever may open it could keep it locked.
+    descriptor = os.open(server.home / "lock", os.O_RDONLY | os.O_CREAT, 0o600)
+    close(server.home / "lock")
     # It stays locked after the close below if a child has inherited it.
-    descriptor = os.open(server.home / "lock", os.O_RDONLY | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -277,8 +285,12 @@ def _silence(server: EmbeddedPostgres) -> str | None:
 
     try:
         with _connected(server) as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT system_identifier FROM pg_control_system()")
-            return None if cursor.fetchone() == (identifier,) else "another server answers on its socket"
+            # By a relative path, as its working directory is its cluster: a server that was started before the
+            # directories above were closed cannot search them, as pg_control_system() would.
+            cursor.execute("SELECT pg_read_binary_file('global/pg_control', 0, 8)")
+            [(its_own,)] = cursor.fetchall()
+            is_ours = int.from_bytes(its_own, sys.byteorder) == identifier
+            return None if is_ours else "another server answers on its socket"
     except psycopg2.OperationalError as error:
         return str(error).strip()
 
@@ -300,9 +312,14 @@ def _check_private(server: EmbeddedPostgres) -> None:
 
 def _start(server: EmbeddedPostgres, lock: int) -> None:
     """Start the server, initialising the cluster first if there is none; ``lock`` becomes the server's."""
-    user = _server_user(server)
     if not server.cluster.exists():
-        _initialise(server, user, lock)
+        _initialise(server, lock)
+    elif os.geteuid() == 0 and server.uid in (0, pwd.getpwnam("nobody").pw_uid):
+        # As earlier versions, or a copy made by root, left it.
+        if server.socket_dir != server.cluster:
+            shutil.rmtree(server.socket_dir, ignore_errors=True)
+        _give(server.cluster, _SERVER_ID)
+    user = _server_user(server)
 
     socket_dir = server.socket_dir
     if socket_dir != server.cluster:
@@ -320,7 +337,7 @@ def _start(server: EmbeddedPostgres, lock: int) -> None:
     with server.log.open("ab") as log:
         user.run(
             *("/bin/sh", "-c", '"$@" &', "sh", binaries() / "postgres", "-D", server.cluster),
-            *("-p", str(PORT), "-k", socket_dir),
+            *("-p", str(PORT), "-k", socket_dir, "-c", "unix_socket_permissions=0700"),
             pass_fds=(lock,),
             stdout=log,
             stderr=log,
@@ -328,8 +345,13 @@ def _start(server: EmbeddedPostgres, lock: int) -> None:
         )
 
 
-def _initialise(server: EmbeddedPostgres, user: "_ServerUser", lock: int) -> None:
+def _initialise(server: EmbeddedPostgres, lock: int) -> None:
     """Make the cluster beside its place, then move it there: it is complete or it is not there."""
+    user = _user()
+    if os.geteuid() == 0:
+        # initdb wants a user that has a name. No one but root can get to what this one makes here.
+        nobody = pwd.getpwnam("nobody")
+        user = _become(server, nobody.pw_uid, nobody.pw_gid)
     for abandoned in server.home.glob(".initdb-*"):
         shutil.rmtree(abandoned)
     cluster = Path(tempfile.mkdtemp(prefix=".initdb-", dir=server.home))
@@ -349,7 +371,16 @@ def _initialise(server: EmbeddedPostgres, user: "_ServerUser", lock: int) -> Non
         shutil.rmtree(cluster, ignore_errors=True)
         details = error.stderr.decode(errors="replace")[-2000:]
         raise EmbeddedPostgresError(server, "cannot be initialised", details) from error
+    if os.geteuid() == 0:
+        _give(cluster, _SERVER_ID)
     cluster.rename(server.cluster)
+
+
+def _give(cluster: Path, user: int) -> None:
+    """Make a user and the group of the same number the owner of a cluster; of its directory last, which tells."""
+    for directory, _, files in os.walk(cluster, topdown=False):
+        for path in (*(Path(directory, name) for name in files), Path(directory)):
+            os.chown(path, user, user, follow_symlinks=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,24 +411,32 @@ class _ServerUser:
 
 
 def _server_user(server: EmbeddedPostgres) -> _ServerUser:
-    """Ourselves, or, as Postgres refuses to run as root, the cluster's owner, at first ``nobody``.
-
-    An unprivileged user may be barred from the data directory or from the programs (a checkout in /root,
-    say). Rather than open those directories to everyone, the server then keeps one privilege of root: to
-    pass over the permissions of files.
-    """
+    """Ourselves or, for root, the owner of the cluster; of a new one, a user of its own."""
     if os.geteuid() != 0:
-        return _ServerUser(os.geteuid(), os.getegid())
-    uid, gid = (nobody := pwd.getpwnam("nobody")).pw_uid, nobody.pw_gid
-    if server.cluster.exists() and (owner := server.cluster.stat()).st_uid != 0:
-        uid, gid = owner.st_uid, owner.st_gid
+        return _user()
+    owner = server.cluster.stat()
+    return _become(server, owner.st_uid, owner.st_gid)
+
+
+def _user() -> _ServerUser:
+    return _ServerUser(os.geteuid(), os.getegid())
+
+
+def _become(server: EmbeddedPostgres, uid: int, gid: int) -> _ServerUser:
+    """Another user, for root, who can reach the cluster and the programs.
+
+    The directory of the cluster is root's alone, and so may be those above it and the checkout. Rather than open them
+    to everyone, the programs keep one privilege of root: to search directories, or where a container has not got that
+    one, to pass over the permissions of files.
+    """
     become = f"setpriv --reuid={uid} --regid={gid} --clear-groups"
     # access(2), by which initdb and pg_ctl look for their sister programs, goes by what a user who is not root
     # could do without privileges, unless no_setuid_fixup is set.
-    keep_access = "--securebits=+no_setuid_fixup --inh-caps=+dac_override --ambient-caps=+dac_override --"
+    keep = "--securebits=+no_setuid_fixup --inh-caps=+{0} --ambient-caps=+{0} --"
     for user in (
         _ServerUser(uid, gid, options={"user": uid, "group": gid, "extra_groups": []}),
-        _ServerUser(uid, gid, prefix=f"{become} {keep_access}".split()),
+        _ServerUser(uid, gid, prefix=[*become.split(), *keep.format("dac_read_search").split()]),
+        _ServerUser(uid, gid, prefix=[*become.split(), *keep.format("dac_override").split()]),
     ):
         with suppress(OSError, subprocess.SubprocessError):
             probe = ("/bin/sh", "-c", 'cd "$1" && "$2" --version', "sh")
@@ -406,7 +445,8 @@ def _server_user(server: EmbeddedPostgres) -> _ServerUser:
     raise EmbeddedPostgresError(
         server,
         f"cannot run: Postgres refuses root, and user {uid} cannot reach {server.home} or {binaries()}",
-        "Let that user search the directories above them (chmod o+x), or work as an ordinary user.",
+        "Give root setpriv (of util-linux) and the capability dac_read_search or dac_override, or work as an ordinary"
+        " user.",
     )
 
 

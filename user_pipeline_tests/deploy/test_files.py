@@ -21,8 +21,10 @@ from dagster_postgres import DagsterPostgresStorage
 from dagster_webserver.cli import dagster_webserver
 
 from user_pipeline.definitions import defs
+from user_pipeline.instance import Instance
 from user_pipeline.launcher import WatchedRunLauncher
 from user_pipeline.local.postgres import EmbeddedPostgres
+from user_pipeline.settings import Settings
 from user_pipeline_tests.deployment import COMPOSE, DEPLOY, IMAGE_USER, code_command
 from user_pipeline_tests.helm import HELM, code_deployment
 from user_pipeline_tests.s3 import s3_endpoint
@@ -86,8 +88,25 @@ def test_every_variable_of_the_compose_file_is_in_the_example_and_the_other_way_
 
 def test_every_setting_reaches_the_code_server_of_compose_and_its_runs(settings_asked: set[str]) -> None:
     given = set(SERVICES["code"]["environment"])
-    assert settings_asked <= given
+    # As whom it is asked concerns the web server.
+    assert settings_asked - {"USER_PIPELINE_UI_HOSTS"} <= given
+    assert {"USER_PIPELINE_UI_URL", "USER_PIPELINE_UI_HOSTS"} <= set(SERVICES["webserver"]["environment"])
     assert {"AWS_SERVER_SIDE_ENCRYPTION", "AWS_SSE_KMS_KEY_ID", "AWS_SSE_BUCKET_KEY_ENABLED"} <= given
+
+
+def test_the_health_checks_ask_the_web_server_under_a_name_it_answers_to() -> None:
+    command = " ".join(COMPOSE["services"]["webserver"]["healthcheck"]["test"])
+    assert re.findall(r"https?://([^/:]+)", command) == ["127.0.0.1"]
+    # Kubernetes asks a pod under its address, which is put in for $(POD_IP) if that stands before.
+    variables = HELM["dagsterWebserver"]["env"]
+    names = [variable["name"] for variable in variables]
+    assert names.index("POD_IP") < names.index("USER_PIPELINE_UI_HOSTS")
+    assert variables[names.index("POD_IP")]["valueFrom"] == {"fieldRef": {"fieldPath": "status.podIP"}}
+    hosts = variables[names.index("USER_PIPELINE_UI_HOSTS")]["value"].replace("$(POD_IP)", "10.1.2.3")
+    assert Settings.from_environment({"USER_PIPELINE_UI_HOSTS": hosts}).ui_hosts == ("10.1.2.3",)
+    probe = HELM["dagsterWebserver"]["readinessProbe"]["httpGet"]
+    assert "host" not in probe
+    assert "httpHeaders" not in probe
 
 
 @pytest.mark.parametrize(
@@ -393,6 +412,8 @@ def test_the_production_instance_is_what_its_file_says(production: DagsterInstan
     assert limits.pool_config.pool_granularity is PoolGranularity.OP
     assert limits.pool_config.default_pool_limit is None
     assert not production.telemetry_enabled
+    # Private files and a guarded web server.
+    assert isinstance(production, Instance)
     # What goes from process to process names the variable and not its value.
     assert postgres.url("production") not in str(production.get_ref().to_dict())
 
@@ -443,6 +464,9 @@ def test_the_values_for_helm_say_what_dagster_yaml_says() -> None:
             "purge_after_days"
         ]
     assert ["dagster", "api", "grpc", *code_deployment()["dagsterApiGrpcArgs"]] == code_command()[:-4]
+    instance_class = INSTANCE["instance_class"]
+    assert HELM["additionalInstanceConfig"] == {"instance_class": instance_class}
+    assert yaml.safe_load((CHECKOUT / "dagster.yaml").read_text())["instance_class"] == instance_class
     limit = HELM["runLauncher"]["config"]["k8sRunLauncher"]["runK8sConfig"]["jobSpecConfig"]["activeDeadlineSeconds"]
     assert limit == INSTANCE["run_monitoring"]["max_runtime_seconds"]
 

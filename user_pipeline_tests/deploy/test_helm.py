@@ -120,8 +120,11 @@ def test_a_secret_is_in_those_pods_that_use_it_and_in_no_other(pods: dict[str, V
 
 
 def test_every_setting_reaches_the_pods_that_use_it(pods: dict[str, V1PodSpec], settings_asked: set[str]) -> None:
-    # The chart hands the URL of Dagster's storage on in its own way.
-    wanted = settings_asked - {"DAGSTER_POSTGRES_URL"}
+    # The chart hands the URL of Dagster's storage on in its own way. As whom it is asked concerns the web server.
+    wanted = settings_asked - {"DAGSTER_POSTGRES_URL", "USER_PIPELINE_UI_HOSTS"}
+    asked_as = {variable.name for variable in pods["webserver"].containers[0].env}
+    assert {"USER_PIPELINE_UI_URL", "USER_PIPELINE_UI_HOSTS"} <= asked_as
+    assert values_of(pods["webserver"])["USER_PIPELINE_UI_URL"] == values_of(pods["code"])["USER_PIPELINE_UI_URL"]
     given = {}
     for name in ("run", "code"):
         in_secrets = set().union(*(entries(secret) for secret in secrets(pods[name])))

@@ -1,5 +1,6 @@
 """The shipped deployment, started: code server, web server and daemon as processes, Postgres, and a bucket."""
 
+import contextlib
 import re
 import shutil
 import socket
@@ -8,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from datetime import date, timedelta
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -130,12 +132,19 @@ def test_a_service_writes_to_its_tmpfs_and_volumes_and_nowhere_else(deployment: 
 @pytest.mark.skipif(not contained(), reason="only root can lay out the file systems of a container")
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_is_not_root_and_cannot_become_it(deployment: Deployment, service: str) -> None:
-    status = dict(
-        line.split(":\t", 1)
-        for line in Path(f"/proc/{deployment.processes[service].pid}/status").read_text().splitlines()
-    )
+    status = process_status(deployment, service)
     assert set(status["Uid"].split()) == {str(IMAGE_USER)}
     assert status["NoNewPrivs"] == "1"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_files_of_a_service_are_for_its_user_alone(deployment: Deployment, service: str) -> None:
+    assert process_status(deployment, service)["Umask"] == "0077"
+
+
+def process_status(deployment: Deployment, service: str) -> dict[str, str]:
+    lines = Path(f"/proc/{deployment.processes[service].pid}/status").read_text().splitlines()
+    return dict(line.split(":\t", 1) for line in lines)
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -186,6 +195,19 @@ def test_a_run_that_dies_with_its_container_is_noticed_and_resumed(deployment: D
     )
     assert {step for step, _ in done} >= {"fake_users_archive", "fake_users_report"}
     assert {count for _, count in done} == {1}
+
+
+def test_the_web_server_refuses_other_sites(deployment: Deployment) -> None:
+    port = deployment.ports["3000"]
+
+    def ask(**headers: str) -> int:
+        with contextlib.closing(HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+            connection.request("GET", "/server_info", headers=headers)
+            return connection.getresponse().status
+
+    assert ask() == 200
+    assert ask(Host="evil.example") == 403
+    assert ask(Origin="http://evil.example") == 403
 
 
 def test_no_process_has_written_a_password(deployment: Deployment) -> None:

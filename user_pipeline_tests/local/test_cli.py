@@ -1,5 +1,6 @@
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from user_pipeline.local.postgres import EmbeddedPostgres
 from user_pipeline.local.sample_logs import SampleLogs
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+CHECKOUT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("user-pipeline")
 SMALL = ("sample", "--days=2", "--users=50", "--views-per-day=200")
 
@@ -81,10 +83,12 @@ def test_env_shows_that_alerts_are_set_and_not_where_to(run: Run) -> None:
     alerts = {
         "USER_PIPELINE_ALERT_WEBHOOK_URL": "https://hooks.example.com/services/hush",
         "USER_PIPELINE_UI_URL": "https://dagster.example.com",
+        "USER_PIPELINE_UI_HOSTS": "Webserver,[fd00::7]",
     }
     result = run("env", env={**given, **alerts})
     assert "\n# USER_PIPELINE_ALERT_WEBHOOK_URL is set, to https://hooks.example.com/***\n" in result.stdout
     assert "\nexport USER_PIPELINE_UI_URL='https://dagster.example.com'\n" in result.stdout
+    assert "\nexport USER_PIPELINE_UI_HOSTS='webserver,fd00::7'\n" in result.stdout
     assert "hush" not in result.stdout + result.stderr
 
 
@@ -109,6 +113,23 @@ def test_up_outside_of_a_checkout_says_where_to_run_it(run: Run, place: Path) ->
     assert "no workspace.yaml and no dagster.yaml" in result.stderr
     assert "root of the checkout" in result.stderr
     assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("instance", ["", "telemetry: {enabled: false}\n", "- no mapping\n", "{", None])
+def test_up_refuses_an_instance_whose_web_server_other_sites_could_use(
+    run: Run, place: Path, instance: str | None
+) -> None:
+    for name in ("workspace.yaml", "dagster.yaml"):
+        shutil.copy(CHECKOUT / name, place)
+    home = place / "home"
+    home.mkdir()
+    if instance is not None:
+        (home / "dagster.yaml").write_text(instance)
+    result = run("up", env={"DAGSTER_HOME": str(home)})
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"Error: {home}/dagster.yaml lacks the entry instance_class")
+    assert "unset DAGSTER_HOME" in result.stderr
+    assert not (place / "data").exists()
 
 
 @pytest.mark.parametrize("command", ["sample", "env", "down"])

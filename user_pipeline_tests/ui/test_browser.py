@@ -5,6 +5,7 @@
 
 import csv
 import io
+import json
 import os
 import re
 import shutil
@@ -13,11 +14,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +65,30 @@ LINE = """canvas => {
   let found = 0;
   for (let at = 0; at < dots.length; at += 4) found += dots[at + 3] > 128 && dots[at + 2] - dots[at] > 80;
   return found;
+}"""
+# What a page can ask of another site without that site's consent; says whether a websocket was opened.
+FOREIGN_PAGE = """async ([ui, change]) => {
+  const address = `${ui}/graphql?query=${encodeURIComponent(change)}`;
+  const ask = (url, type, body) =>
+    fetch(url, {method: "POST", mode: "no-cors", headers: {"Content-Type": type}, body}).catch(() => 0);
+  await ask(address, "text/plain");
+  await ask(`${ui}/graphql`, "text/plain; application/json", JSON.stringify({query: change}));
+  await new Promise(ended => {
+    const image = new Image();
+    image.onload = image.onerror = ended;
+    image.src = address;
+  });
+  await new Promise(ended => {
+    const frame = document.body.appendChild(Object.assign(document.createElement("iframe"), {name: "hidden"}));
+    const form = document.body.appendChild(document.createElement("form"));
+    frame.onload = ended;
+    Object.assign(form, {method: "post", action: address, target: "hidden"}).submit();
+  });
+  return await new Promise(ended => {
+    const socket = new WebSocket(ui.replace("http", "ws") + "/graphql", "graphql-ws");
+    socket.onopen = () => ended("open");
+    socket.onerror = () => ended("refused");
+  });
 }"""
 
 Keep = Callable[..., None]
@@ -144,8 +171,10 @@ def stack() -> Iterator[Stack]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     quiet = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
+    # Another site, and a name of its own that it makes lead to the UI.
+    names = "--host-resolver-rules=MAP *.example 127.0.0.1"
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet.split())
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=[*quiet.split(), names])
         yield launched
         launched.close()
 
@@ -354,6 +383,38 @@ def test_a_check_that_fails_is_shown_as_failed(page: Page, stack: Stack) -> None
     assert "@example.com" not in shown.inner_text()
     # The list of the asset's checks says so as well.
     expect(page.get_by_text("Failed", exact=True).first).to_be_visible()
+
+
+def test_a_page_of_another_site_can_link_to_the_ui_and_do_nothing_else(
+    page: Page, stack: Stack, tmp_path: Path
+) -> None:
+    stack.run(
+        *("dagster", "asset", "materialize", "-m", "user_pipeline.definitions"),
+        *("--select", "fake_users_archive", "--partition", LAST),
+    )
+    runs = "{ runsOrError(limit: 1) { ... on Runs { results { id } } } }"
+    newest = stack.graphql(runs)
+    [run] = newest["runsOrError"]["results"]
+    change = f'mutation {{ deleteRun(runId: "{run["id"]}") {{ __typename }} }}'
+    (tmp_path / "index.html").write_text(f'<a href="{stack.url}/runs">Runs</a>')
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path))) as site:
+        threading.Thread(target=site.serve_forever, daemon=True).start()
+        try:
+            # Of another machine, and of another program on this one.
+            for name in ("evil.example", "127.0.0.1"):
+                page.goto(f"http://{name}:{site.server_port}/")
+                assert page.evaluate(FOREIGN_PAGE, [stack.url, change]) == "refused"
+                assert stack.graphql(runs) == newest
+            page.get_by_text("Runs").click()
+            expect(page.get_by_text(run["id"][:8]).first).to_be_visible()
+        finally:
+            site.shutdown()
+    rebound = page.goto(stack.url.replace("127.0.0.1", "evil.example"))
+    assert rebound
+    assert rebound.status == 403
+    ask = "query => fetch('/graphql', {method: 'POST', body: query, headers: {'Content-Type': 'application/json'}})"
+    assert page.evaluate(f"query => ({ask})(query).then(answer => answer.status)", json.dumps({"query": change})) == 403
+    assert stack.graphql(runs) == newest
 
 
 def test_every_picture_of_the_documentation_is_made_here() -> None:
