@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from user_pipeline import alerts, settings
+from user_pipeline import alerts, retries, settings
 from user_pipeline.assets import cleaned, exports, fake_users, marts, raw, recommendations
 from user_pipeline.automation import JOBS, SCHEDULES, SENSORS
 from user_pipeline.checks import CHECKS
@@ -87,7 +87,7 @@ defs = dg.Definitions(
     asset_checks=CHECKS,
     jobs=JOBS,
     schedules=SCHEDULES,
-    sensors=[*SENSORS, *alerts.SENSORS],
+    sensors=[*SENSORS, *alerts.SENSORS, *retries.SENSORS],
     resources={
         "engine": engine,
         "storage": storage,

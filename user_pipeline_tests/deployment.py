@@ -16,13 +16,14 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import yaml
 
 from user_pipeline.local import postgres
@@ -319,6 +320,46 @@ def deployed(directory: Path, server: PasswordServer, endpoint: str) -> Iterator
         for service in reversed(SERVICES):
             if service in made.processes:
                 made.kill(service, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def held_writes(url: str, writes: str, condition: str) -> Iterator[Callable[[], None]]:
+    """Inside it, certain writes to a database wait, uncommitted; gives what waits until the first of them does.
+
+    Args:
+        url: the database, as its superuser.
+        writes: as a trigger has it, for instance ``insert on event_logs``.
+        condition: on ``new`` and ``old``: which rows.
+    """
+    connection = psycopg2.connect(url)
+    connection.autocommit = True
+    cursor = connection.cursor()
+
+    def first_waits() -> None:
+        deadline = time.monotonic() + _PATIENCE
+        waiting = False
+        while not waiting:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"nobody tries to {writes}")
+            cursor.execute(
+                "select exists (select from pg_locks where locktype = 'advisory' and objid = 4711 and not granted)"
+            )
+            [(waiting,)] = cursor.fetchall()
+            time.sleep(0.05)
+
+    try:
+        cursor.execute("select pg_advisory_lock(4711)")
+        cursor.execute(
+            f"""
+            create function held_write() returns trigger language plpgsql as
+              $$ begin perform pg_advisory_xact_lock(4711); return new; end $$;
+            create trigger held_write before {writes} for each row when ({condition}) execute function held_write()
+            """
+        )
+        yield first_waits
+    finally:
+        cursor.execute("select pg_advisory_unlock(4711); drop function if exists held_write cascade")
+        connection.close()
 
 
 def small_logs(first: date, days: int) -> dict[str, bytes]:

@@ -1,8 +1,10 @@
 """The shipped deployment, started: code server, web server and daemon as processes, Postgres, and a bucket."""
 
 import contextlib
+import os
 import re
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -18,6 +20,7 @@ import psycopg2.errors
 import pytest
 import yaml
 
+from user_pipeline.local.postgres import SUPERUSER
 from user_pipeline_tests.deployment import (
     BUCKETS,
     CHECKOUT,
@@ -30,6 +33,7 @@ from user_pipeline_tests.deployment import (
     contained,
     deployed,
     expected_tables,
+    held_writes,
     small_logs,
     tables,
 )
@@ -183,18 +187,33 @@ def test_a_run_that_dies_with_its_container_is_noticed_and_resumed(deployment: D
     deployment.start("code")
 
     deployment.wait(run, "FAILURE")
-    [(resumed,)] = _until(
-        deployment, f"select run_id from run_tags where key = 'dagster/parent_run_id' and value = '{run}'"
-    )
-    deployment.wait(resumed, "SUCCESS")
-    # The steps that had succeeded were not done again.
-    done = deployment.query(
-        "dagster",
-        "select step_key, count(*) from event_logs where dagster_event_type = 'STEP_SUCCESS'"
-        f" and run_id in ('{run}', '{resumed}') group by 1",
-    )
-    assert {step for step, _ in done} >= {"fake_users_archive", "fake_users_report"}
-    assert {count for _, count in done} == {1}
+    _assert_resumed(deployment, run)
+
+
+def test_a_run_that_dies_is_resumed_even_if_the_daemon_reads_of_it_before_its_row_says_so(
+    deployment: Deployment,
+) -> None:
+    # The event of the failure is committed; the row waits.
+    condition = "new.status = 'FAILURE' and old.status <> 'FAILURE'"
+    with held_writes(deployment.url(SUPERUSER, "dagster"), "update on runs", condition) as first_waits:
+        run = deployment.launch("2017-04-03", "daily_fake_users")
+        [(pid,)] = _until(
+            deployment,
+            f"select substring(event from 'Started process for run .pid: ([0-9]+)') from event_logs"
+            f" where run_id = '{run}' and event like '%Started process for run%'",
+        )
+        deployment.wait(run, "STARTED")
+        os.kill(int(pid), signal.SIGKILL)
+        first_waits()
+        _until(
+            deployment,
+            "select 1 from kvs join event_logs on event_logs.id <= kvs.value::bigint"
+            " where kvs.key = 'EVENT_LOG_CONSUMER_CURSOR-PIPELINE_FAILURE'"
+            f" and run_id = '{run}' and dagster_event_type = 'PIPELINE_FAILURE'",
+        )
+        assert deployment.status(run) == "STARTED"
+    deployment.wait(run, "FAILURE")
+    _assert_resumed(deployment, run)
 
 
 def test_the_web_server_refuses_other_sites(deployment: Deployment) -> None:
@@ -229,6 +248,21 @@ def test_no_process_has_missed_a_place_to_write_to(deployment: Deployment, bucke
 
 def _log_key(key: str) -> list[str]:
     return key.removeprefix("compute-logs/storage/").removesuffix(".err").split("/")
+
+
+def _assert_resumed(deployment: Deployment, run: str) -> None:
+    """One new run does what a failed run of the fake users had not done, and nothing of what it had done."""
+    children = f"select run_id from run_tags where key = 'dagster/parent_run_id' and value = '{run}'"
+    [(resumed,)] = _until(deployment, children)
+    deployment.wait(resumed, "SUCCESS")
+    assert len(deployment.query("dagster", children)) == 1
+    done = deployment.query(
+        "dagster",
+        "select step_key, count(*) from event_logs where dagster_event_type = 'STEP_SUCCESS'"
+        f" and run_id in ('{run}', '{resumed}') group by 1",
+    )
+    assert {step for step, _ in done} >= {"fake_users_archive", "fake_users_report"}
+    assert {count for _, count in done} == {1}
 
 
 def _until(deployment: Deployment, sql: str, patience: float = 120.0) -> list[tuple[str]]:
