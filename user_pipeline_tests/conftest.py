@@ -1,5 +1,6 @@
 """One embedded Postgres for the whole session, and for each test a platform of its own on it."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,11 +19,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: next((at for at, name in enumerate(_LONG) if item.path.match(name)), len(_LONG)))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Loading the definitions sets this process's umask: no test may depend on whether another did that before it."""
+    os.umask(0o022)
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Strip what the developer's shell has set: a test must never reach a real bucket or database."""
-    import os
-
     for name in list(os.environ):
         if name.startswith(("AWS_", "USER_PIPELINE_", "DAGSTER_", "PG")):
             monkeypatch.delenv(name)

@@ -304,8 +304,11 @@ def deployed(directory: Path, server: PasswordServer, endpoint: str) -> Iterator
     """A deployment with its tables made and its services started, which are ended when the block ends."""
     home = directory / "dagster_home"
     home.mkdir(parents=True)
+    # The image's user can read them, whatever the umask of these tests and of the checkout.
+    home.chmod(0o755)
     for name in ("dagster.yaml", "workspace.yaml", "migrate.sh"):
-        shutil.copy(DEPLOY / name, home)
+        shutil.copyfile(DEPLOY / name, home / name)
+        (home / name).chmod(0o644)
     create_databases(server)
     made = Deployment(home, server, endpoint)
     made.scratch.mkdir()
