@@ -67,7 +67,7 @@ def pipeline(users: int) -> int:
     """The seven assets for one day, into a temporary lake; returns the files made."""
     import dagster as dg
 
-    from user_pipeline.assets import fake_users
+    from user_pipeline.defs.fake_users import assets as fake_users
     from user_pipeline.io_managers.files import FilesIOManager
 
     with tempfile.TemporaryDirectory() as lake:

@@ -41,8 +41,8 @@ import psycopg2
 from benchmarks.logs import START, Logs
 from benchmarks.measure import Cost
 from benchmarks.workspace import Platform, Workspace, expect_same
+from user_pipeline.cli.sample_logs import SampleLogs
 from user_pipeline.definitions import defs
-from user_pipeline.local.sample_logs import SampleLogs
 
 _UP_TO_MARTS = "raw_user_updates,raw_page_views,user_updates,page_views,users,user_page_views"
 _ASSETS_UP_TO_MARTS = len(_UP_TO_MARTS.split(","))

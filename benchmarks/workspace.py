@@ -15,7 +15,7 @@ import psycopg2
 
 from benchmarks import measure
 from benchmarks.logs import START
-from user_pipeline.local.postgres import EmbeddedPostgres, ensure_running, stop
+from user_pipeline.resources.embedded_postgres import EmbeddedPostgres, ensure_running, stop
 
 _BIN = Path(sys.executable).parent
 

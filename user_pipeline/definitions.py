@@ -1,104 +1,20 @@
-"""The one Definitions of the code location; loading it computes nothing and connects to nothing."""
+"""The one Definitions of the code location: all that is in ``defs/``, with the resources that the settings describe.
 
-from collections.abc import Iterator
+Loading it computes nothing and connects to nothing.
+"""
+
+from pathlib import Path
 
 import dagster as dg
 
-from user_pipeline import alerts, retries, settings
-from user_pipeline.assets import cleaned, exports, fake_users, marts, raw, recommendations
-from user_pipeline.automation import JOBS, SCHEDULES, SENSORS
-from user_pipeline.checks import CHECKS
-from user_pipeline.io_managers.exports import CsvIOManager
-from user_pipeline.io_managers.files import FilesIOManager
-from user_pipeline.io_managers.lake import LakeIOManager
-from user_pipeline.io_managers.postgres import PostgresIOManager
-from user_pipeline.io_managers.snapshots import SnapshotIOManager
-from user_pipeline.private import keep_private
-from user_pipeline.resources.engine import Engine
-from user_pipeline.resources.postgres import Databases
-from user_pipeline.resources.storage import ObjectStorage
-
-
-@dg.resource(description="DuckDB within USER_PIPELINE_MEMORY_LIMIT; its scratch files go with the run.")
-def engine(_: dg.InitResourceContext) -> Iterator[Engine]:
-    """One engine a run."""
-    with Engine(settings.current()) as opened:
-        yield opened
-
-
-@dg.resource(description="The source and the lake: S3 buckets or directories.")
-def storage(_: dg.InitResourceContext) -> ObjectStorage:
-    """The stores the settings name."""
-    return ObjectStorage(settings.current())
-
-
-@dg.resource(description="The staging and analytics databases.")
-def databases(_: dg.InitResourceContext) -> Iterator[Databases]:
-    """The databases the settings name."""
-    opened = Databases(settings.current())
-    try:
-        yield opened
-    finally:
-        opened.close()
-
-
-@dg.io_manager(required_resource_keys={"storage", "engine"}, description="Parquet in the lake, a file a day.")
-def lake_io_manager(context: dg.InitResourceContext) -> LakeIOManager:
-    """Where raw assets are kept."""
-    return LakeIOManager(context.resources.storage, context.resources.engine)
-
-
-@dg.io_manager(required_resource_keys={"storage", "engine"}, description="CSV in the lake, a file a day.")
-def csv_io_manager(context: dg.InitResourceContext) -> CsvIOManager:
-    """Where exports are kept."""
-    return CsvIOManager(context.resources.storage, context.resources.engine)
-
-
-@dg.io_manager(required_resource_keys={"databases", "engine"}, description="Tables in the staging database.")
-def staging_io_manager(context: dg.InitResourceContext) -> PostgresIOManager:
-    """Where cleaned assets are kept."""
-    return PostgresIOManager(context.resources.databases.staging, context.resources.engine)
-
-
-@dg.io_manager(required_resource_keys={"databases", "engine"}, description="Tables in the analytics database.")
-def analytics_io_manager(context: dg.InitResourceContext) -> PostgresIOManager:
-    """Where marts are kept."""
-    return PostgresIOManager(context.resources.databases.analytics, context.resources.engine)
-
-
-@dg.io_manager(
-    required_resource_keys={"databases", "engine", "storage"},
-    description="A snapshot a day in the lake, the newest as a table in the analytics database.",
-)
-def snapshots_io_manager(context: dg.InitResourceContext) -> SnapshotIOManager:
-    """Where recommendations are kept."""
-    resources = context.resources
-    return SnapshotIOManager(resources.databases.analytics, resources.engine, resources.storage)
-
+from user_pipeline.defs.resources import RESOURCES
+from user_pipeline.private_files import keep_private
 
 # Before anything is written: runs are processes that load this module.
 keep_private()
 
-defs = dg.Definitions(
-    assets=[
-        *raw.SOURCES,
-        *dg.load_assets_from_modules([raw, cleaned, marts, recommendations, exports, fake_users]),
-    ],
-    asset_checks=CHECKS,
-    jobs=JOBS,
-    schedules=SCHEDULES,
-    sensors=[*SENSORS, *alerts.SENSORS, *retries.SENSORS],
-    resources={
-        "engine": engine,
-        "storage": storage,
-        "databases": databases,
-        "lake_io_manager": lake_io_manager,
-        "csv_io_manager": csv_io_manager,
-        "files_io_manager": FilesIOManager(),
-        "staging_io_manager": staging_io_manager,
-        "analytics_io_manager": analytics_io_manager,
-        "snapshots_io_manager": snapshots_io_manager,
-    },
-    # A process for each step would cost more than most steps do.
-    executor=dg.in_process_executor,
-)
+# A process for each step would cost more than most steps do.
+_RUNNING = dg.Definitions(resources=RESOURCES, executor=dg.in_process_executor)
+
+# The path is that of the package, whose dg.toml an installed copy has too.
+defs = dg.Definitions.merge(dg.load_from_defs_folder(path_within_project=Path(__file__).parent), _RUNNING)

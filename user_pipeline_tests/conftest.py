@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from user_pipeline.local.postgres import EmbeddedPostgres, ensure_running, stop
+from user_pipeline.resources.embedded_postgres import EmbeddedPostgres, ensure_running, stop
 from user_pipeline_tests.platform import Platform
 
 _LONG = ("ui/test_browser.py", "test_oracle.py", "deploy/test_processes.py", "faults/test_killed.py")

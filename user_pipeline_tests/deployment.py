@@ -26,8 +26,8 @@ from typing import Any
 import psycopg2
 import yaml
 
-from user_pipeline.local import postgres
-from user_pipeline.local.postgres import SUPERUSER
+from user_pipeline.resources import embedded_postgres as postgres
+from user_pipeline.resources.embedded_postgres import SUPERUSER
 from user_pipeline_tests import container, oracle
 from user_pipeline_tests.platform import update, view
 from user_pipeline_tests.servers import PasswordServer

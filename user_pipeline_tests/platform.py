@@ -13,8 +13,8 @@ import dagster as dg
 from obstore.store import LocalStore
 
 from user_pipeline import settings
-from user_pipeline.local.postgres import EmbeddedPostgres
-from user_pipeline.resources.engine import Engine
+from user_pipeline.engines.duckdb import Engine
+from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
 from user_pipeline.resources.postgres import Databases, Postgres
 from user_pipeline.resources.storage import ObjectStorage
 

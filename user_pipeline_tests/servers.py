@@ -17,8 +17,8 @@ from urllib.parse import quote
 
 import psycopg2
 
-from user_pipeline.local import postgres
-from user_pipeline.local.postgres import EmbeddedPostgres
+from user_pipeline.resources import embedded_postgres as postgres
+from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
 
 _HBA = "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)

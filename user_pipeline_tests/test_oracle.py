@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from user_pipeline.local.postgres import EmbeddedPostgres
+from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
 from user_pipeline_tests import oracle
 from user_pipeline_tests.platform import Platform, update, view
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from user_pipeline_tests.local.conftest import clean_environment, discard, place
+from user_pipeline_tests.cli.conftest import clean_environment, discard, place
 
 __all__ = ["clean_environment", "place"]
 

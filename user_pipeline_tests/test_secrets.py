@@ -23,15 +23,15 @@ import dagster as dg
 import pytest
 
 from user_pipeline import masking, settings
-from user_pipeline.automation import new_logs
 from user_pipeline.definitions import defs
+from user_pipeline.defs.automation.sensor import new_logs
 from user_pipeline.errors import MaskedError, PermanentError, masked, never_retried
-from user_pipeline.io_managers.create import create_tables
-from user_pipeline.local import postgres
-from user_pipeline.local.storage import PostgresStorage
+from user_pipeline.instance.storage import PostgresStorage
+from user_pipeline.resources import embedded_postgres as postgres
 from user_pipeline.resources.postgres import Databases
 from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.settings import Settings
+from user_pipeline.warehouse.create import create_tables
 from user_pipeline_tests.platform import Platform, update, view
 from user_pipeline_tests.s3 import s3_endpoint
 from user_pipeline_tests.servers import PasswordServer, password_server

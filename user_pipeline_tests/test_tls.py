@@ -14,7 +14,7 @@ import pytest
 import trustme
 from dagster_postgres.utils import DagsterPostgresException
 
-from user_pipeline.local.storage import PostgresStorage
+from user_pipeline.instance.storage import PostgresStorage
 from user_pipeline.resources.postgres import DatabaseError, Postgres
 from user_pipeline.settings import Database
 from user_pipeline_tests.servers import PasswordServer, password_server, tls_in_front

@@ -7,9 +7,9 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 from user_pipeline.errors import PermanentError
-from user_pipeline.ingest.catalog import Catalog, Entry, Failure
+from user_pipeline.ingest.batch import Pass, PublishRejects
 from user_pipeline.ingest.feeds import Feed
-from user_pipeline.ingest.one_pass import Pass, PublishRejects
+from user_pipeline.ingest.manifest import Catalog, Entry, Failure
 from user_pipeline.masking import mask_key
 from user_pipeline.resources.source import Source
 from user_pipeline.settings import ObjectLimits
@@ -17,7 +17,7 @@ from user_pipeline.settings import ObjectLimits
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from user_pipeline.resources.engine import Engine
+    from user_pipeline.engines.duckdb import Engine
     from user_pipeline.resources.object_store import Store
 
 _log = logging.getLogger(__name__)

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from user_pipeline.ingest.batch import PublishRejects
 from user_pipeline.ingest.feeds import Feed
-from user_pipeline.ingest.one_pass import PublishRejects
 
 if TYPE_CHECKING:
     import pyarrow as pa

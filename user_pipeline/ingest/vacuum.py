@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from user_pipeline.ingest.catalog import Catalog
 from user_pipeline.ingest.feeds import Feed
+from user_pipeline.ingest.manifest import Catalog
 
 if TYPE_CHECKING:
     from user_pipeline.resources.object_store import Store

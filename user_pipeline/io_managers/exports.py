@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from user_pipeline.engines.frames import to_reader
 from user_pipeline.errors import never_retried
-from user_pipeline.io_managers.frames import to_reader
-from user_pipeline.io_managers.shown import file_metadata, first_rows, timed
+from user_pipeline.io_managers.metadata import file_metadata, first_rows, timed
 from user_pipeline.resources.postgres import literal
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from user_pipeline.resources.engine import Engine
+    from user_pipeline.engines.duckdb import Engine
     from user_pipeline.resources.storage import ObjectStorage
 
 

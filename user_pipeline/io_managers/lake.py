@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import narwhals as nw
 
+from user_pipeline.engines.frames import hand_over, per_partition, to_reader
 from user_pipeline.errors import PermanentError, never_retried
-from user_pipeline.io_managers.frames import hand_over, per_partition, to_reader
-from user_pipeline.io_managers.shown import PREVIEW_ROWS, file_metadata, timed
+from user_pipeline.io_managers.metadata import PREVIEW_ROWS, file_metadata, timed
 from user_pipeline.resources.postgres import quote
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from user_pipeline.resources.engine import Engine
+    from user_pipeline.engines.duckdb import Engine
     from user_pipeline.resources.storage import ObjectStorage
 
 

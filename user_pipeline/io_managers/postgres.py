@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import narwhals as nw
 
+from user_pipeline.engines.frames import hand_over, per_partition, to_reader
 from user_pipeline.errors import PermanentError, never_retried
-from user_pipeline.io_managers.frames import hand_over, per_partition, to_reader
-from user_pipeline.io_managers.shown import PREVIEW_ROWS, PREVIEW_TEXT, preview, timed
-from user_pipeline.io_managers.slices import Table, columns_of, merge, replace_slice
-from user_pipeline.io_managers.windows import Slice
+from user_pipeline.io_managers.metadata import PREVIEW_ROWS, PREVIEW_TEXT, preview, timed
 from user_pipeline.resources.postgres import literal, quote
 from user_pipeline.transforms import Frame
+from user_pipeline.warehouse.partition_range import Slice
+from user_pipeline.warehouse.replace import Table, columns_of, merge, replace_slice
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-    from user_pipeline.resources.engine import Engine
+    from user_pipeline.engines.duckdb import Engine
     from user_pipeline.resources.postgres import Postgres, Transaction
 
 _ENGINE_DIGITS = 38

@@ -10,13 +10,13 @@ import dagster as dg
 
 from user_pipeline.errors import never_retried
 from user_pipeline.io_managers.lake import parquet_head, partition_path
+from user_pipeline.io_managers.metadata import file_metadata, timed
 from user_pipeline.io_managers.postgres import PostgresIOManager
-from user_pipeline.io_managers.shown import file_metadata, timed
-from user_pipeline.io_managers.slices import Table, create_marts, run_scripts, stage
 from user_pipeline.resources.postgres import quote
+from user_pipeline.warehouse.replace import Table, create_marts, run_scripts, stage
 
 if TYPE_CHECKING:
-    from user_pipeline.resources.engine import Engine
+    from user_pipeline.engines.duckdb import Engine
     from user_pipeline.resources.postgres import Postgres, Transaction
     from user_pipeline.resources.storage import ObjectStorage
 

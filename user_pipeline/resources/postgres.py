@@ -59,7 +59,7 @@ class Postgres:
     @cached_property
     def url(self) -> str:
         """Its libpq URL; the embedded server is started if the setting leaves it to that."""
-        from user_pipeline.local.postgres import database_url
+        from user_pipeline.resources.embedded_postgres import database_url
 
         return database_url(self.database)
 

@@ -22,8 +22,8 @@ from dagster_webserver.cli import dagster_webserver
 
 from user_pipeline.definitions import defs
 from user_pipeline.instance import Instance
-from user_pipeline.launcher import WatchedRunLauncher
-from user_pipeline.local.postgres import EmbeddedPostgres
+from user_pipeline.instance.run_launcher import WatchedRunLauncher
+from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
 from user_pipeline.settings import Settings
 from user_pipeline_tests.deployment import COMPOSE, DEPLOY, IMAGE_USER, code_command
 from user_pipeline_tests.helm import HELM, code_deployment

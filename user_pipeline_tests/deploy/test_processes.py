@@ -20,7 +20,7 @@ import psycopg2.errors
 import pytest
 import yaml
 
-from user_pipeline.local.postgres import SUPERUSER
+from user_pipeline.resources.embedded_postgres import SUPERUSER
 from user_pipeline_tests.deployment import (
     BUCKETS,
     CHECKOUT,
@@ -47,7 +47,7 @@ LOGS = small_logs(FIRST, len(DAYS))
 TICK = """
 import dagster
 import user_pipeline.definitions
-from user_pipeline.automation import new_logs
+from user_pipeline.defs.automation.sensor import new_logs
 
 with dagster.DagsterInstance.get() as instance, dagster.build_sensor_context(instance) as context:
     print(new_logs(context).skip_reason)

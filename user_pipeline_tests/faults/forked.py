@@ -180,10 +180,10 @@ def _prepare() -> Callable[[Run], None]:
 
     from user_pipeline import settings
     from user_pipeline.definitions import defs
+    from user_pipeline.engines.duckdb import Engine
     from user_pipeline.ingest.feeds import FEEDS
     from user_pipeline.ingest.reader import read_new_objects
     from user_pipeline.ingest.rejects import publish_rejects
-    from user_pipeline.resources.engine import Engine
     from user_pipeline.resources.postgres import Databases
     from user_pipeline.resources.storage import ObjectStorage
 

@@ -103,7 +103,7 @@ def assert_old_or_new(platform: Platform, old: State, new: State) -> set[str]:
 
 def assert_exact(platform: Platform, state: State) -> None:
     """Every table is the state's, and everything stored equals a recompute from the lake."""
-    from user_pipeline.verify import verify
+    from user_pipeline.reconcile.verify import verify
 
     assert seen(platform) == state.tables()
     with platform.engine() as engine:

@@ -3,8 +3,8 @@
 import json
 from datetime import date, timedelta
 
-from user_pipeline.ingest.catalog import Catalog
 from user_pipeline.ingest.feeds import FEEDS
+from user_pipeline.ingest.manifest import Catalog
 from user_pipeline_tests.faults.forked import Parent, Run
 from user_pipeline_tests.faults.states import DAY, State, assert_exact, assert_old_or_new
 from user_pipeline_tests.platform import Platform, update, view

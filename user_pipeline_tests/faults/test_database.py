@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 from adbc_driver_manager.dbapi import Connection
 
-from user_pipeline.local import postgres as embedded
-from user_pipeline.local.postgres import EmbeddedPostgres
+from user_pipeline.resources import embedded_postgres as embedded
+from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
 from user_pipeline.resources.postgres import DatabaseUnavailableError, Postgres, Transaction
 from user_pipeline_tests.faults.states import DAY, State, assert_exact, assert_old_or_new
 from user_pipeline_tests.platform import Platform
@@ -174,7 +174,7 @@ def test_a_connection_cut_while_rows_are_read_is_told_as_such(platform: Platform
 def test_a_spool_that_is_cut_short_is_told_as_such(platform: Platform) -> None:
     """The way every input of an asset goes: from the database through the engine into a file."""
     from user_pipeline.io_managers.postgres import PostgresIOManager
-    from user_pipeline.io_managers.slices import Table
+    from user_pipeline.warehouse.replace import Table
 
     with platform.engine() as engine:
         manager = PostgresIOManager(platform.staging, engine)

@@ -9,8 +9,8 @@ import dagster as dg
 import obstore.store
 import pytest
 
-from user_pipeline.local.postgres import EmbeddedPostgres
 from user_pipeline.resources import object_store
+from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
 from user_pipeline.resources.object_store import ObjectStoreUnavailableError
 from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.settings import Settings

@@ -15,15 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from user_pipeline import settings
-from user_pipeline.alerts import message
-from user_pipeline.checks.raw import no_broken_objects
-from user_pipeline.ingest.catalog import Catalog
+from user_pipeline.defs.automation.alerts import message
+from user_pipeline.defs.raw.checks import no_broken_objects
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
+from user_pipeline.ingest.manifest import Catalog
 from user_pipeline.ingest.reader import Ingested, read_new_objects
 from user_pipeline.ingest.rejects import publish_rejects
-from user_pipeline.io_managers.shown import preview
-from user_pipeline.local.postgres import EmbeddedPostgres
+from user_pipeline.io_managers.metadata import preview
 from user_pipeline.masking import mask, mask_emails, mask_key, shorten
+from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
 from user_pipeline.resources.postgres import _said
 from user_pipeline.settings import ObjectLimits, Settings
 from user_pipeline_tests.platform import Platform, update, view
@@ -577,7 +577,7 @@ def test_of_a_key_that_is_there_twice_the_first_counts(platform: Platform) -> No
 
 
 def test_names_of_objects_in_an_alert_are_neither_markup_nor_lines_of_their_own() -> None:
-    from user_pipeline.alerts import _verbatim
+    from user_pipeline.defs.automation.alerts import _verbatim
 
     shown = _verbatim(f"{mask_key('PageViews/`*x*`' + chr(10) + '*Asset:* forged')}: 1 of 2 lines")
     assert shown == "```PageViews/'*x*'\\n*Asset:* forged: 1 of 2 lines```"

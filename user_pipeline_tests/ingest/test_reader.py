@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from obstore.exceptions import GenericError, PermissionDeniedError
 
-from user_pipeline.ingest import one_pass
-from user_pipeline.ingest.catalog import Catalog
+from user_pipeline.ingest import batch as one_pass
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
-from user_pipeline.ingest.fragments import Days
 from user_pipeline.ingest.lines import cut
+from user_pipeline.ingest.manifest import Catalog
+from user_pipeline.ingest.part_files import Days
 from user_pipeline.ingest.reader import Ingested, UnreadObjectsError, read_new_objects
 from user_pipeline.ingest.rejects import publish_rejects
 from user_pipeline.settings import ObjectLimits

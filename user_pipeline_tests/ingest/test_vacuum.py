@@ -2,9 +2,9 @@
 
 from datetime import UTC, date, datetime, timedelta
 
-from user_pipeline.ingest.catalog import Catalog
 from user_pipeline.ingest.feeds import PAGE_VIEWS
-from user_pipeline.ingest.fragments import Days
+from user_pipeline.ingest.manifest import Catalog
+from user_pipeline.ingest.part_files import Days
 from user_pipeline.ingest.reader import read_new_objects
 from user_pipeline.ingest.rejects import publish_rejects
 from user_pipeline.ingest.vacuum import vacuum

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as cases
 from hypothesis import strategies as st
 
+from user_pipeline.engines.duckdb import Engine
 from user_pipeline.io_managers.exports import CsvIOManager
-from user_pipeline.resources.engine import Engine
 from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.settings import Settings
 

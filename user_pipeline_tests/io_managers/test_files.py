@@ -8,9 +8,9 @@ import pytest
 from obstore.store import LocalStore
 
 from user_pipeline import settings
+from user_pipeline.defs.partitions import DAILY
 from user_pipeline.errors import PermanentError
 from user_pipeline.io_managers.files import Day, File, FilePerDay, FilesIOManager, LakeFiles, stored_as
-from user_pipeline.partitions import DAILY
 from user_pipeline_tests.io_managers.lakes import bucket_lake, stored
 
 DAYS = ["2017-04-01", "2017-04-02", "2017-04-03"]

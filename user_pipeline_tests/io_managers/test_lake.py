@@ -15,9 +15,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from user_pipeline.io_managers.frames import to_reader
+from user_pipeline.engines.duckdb import Engine
+from user_pipeline.engines.frames import to_reader
 from user_pipeline.io_managers.lake import LakeIOManager
-from user_pipeline.resources.engine import Engine
 from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.settings import Location, Settings
 from user_pipeline_tests.s3 import Endpoint, s3_endpoint

@@ -18,11 +18,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from user_pipeline.io_managers.frames import to_reader
+from user_pipeline.engines.frames import to_reader
 from user_pipeline.io_managers.postgres import PostgresIOManager
-from user_pipeline.io_managers.slices import SliceError, Table, replace_slice
-from user_pipeline.io_managers.windows import Slice
 from user_pipeline.resources.postgres import Postgres, StatementError, Transaction, quote
+from user_pipeline.warehouse.partition_range import Slice
+from user_pipeline.warehouse.replace import SliceError, Table, replace_slice
 from user_pipeline_tests.platform import Platform
 
 DAILY = dg.DailyPartitionsDefinition("2017-04-01", timezone="UTC", fmt="%Y-%m-%d")

@@ -30,8 +30,8 @@ from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PART
 from obstore.store import LocalStore
 from playwright.sync_api import Browser, FloatRect, Locator, Page, Response, expect, sync_playwright
 
-from user_pipeline.local.sample_logs import SampleLogs
-from user_pipeline_tests.local.conftest import discard
+from user_pipeline.cli.sample_logs import SampleLogs
+from user_pipeline_tests.cli.conftest import discard
 
 CHECKOUT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")
@@ -307,7 +307,7 @@ URLS = [
 ]
 SHOW_URLS = """
 import sys, dagster as dg
-from user_pipeline.io_managers.shown import preview
+from user_pipeline.io_managers.metadata import preview
 rows = [{"url": url} for url in sys.argv[1:]]
 dg.DagsterInstance.get().report_runless_asset_event(
     dg.AssetMaterialization("links", metadata=preview(["url"], rows))

@@ -1,1 +1,0 @@
-"""The assets, along the flow of the data: raw, cleaned, marts, exports."""

@@ -1,0 +1,1 @@
+"""Cleaned: production only, every event once."""

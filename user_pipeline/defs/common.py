@@ -1,0 +1,69 @@
+"""What every asset of the log pipeline shares."""
+
+import warnings
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+
+from user_pipeline.defs.partitions import DAILY
+
+# Single-run backfills and partitioned checks are used knowingly; without this every command prints pages of it.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+
+OWNERS = ["team:data-platform"]
+
+RETRY = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+"""For what may pass by itself: a store or database that is restarting. Permanent errors end a step at once."""
+
+
+# The schedules begin at 00:30 UTC. Late data makes it fresh again on the way.
+FRESHNESS = dg.FreshnessPolicy.cron(deadline_cron="0 3 * * *", lower_bound_delta=timedelta(hours=3))
+"""Every day between midnight and three o'clock, UTC."""
+
+PERSONAL = {"personal_data": "yes"}
+"""The tag of assets with names or e-mail addresses."""
+
+
+def daily_asset(**options: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:  # noqa: ANN401 - dg.asset's
+    """:func:`dagster.asset` with what all assets have in common; an option given here replaces the common one."""
+    common = {
+        "partitions_def": DAILY,
+        # A run costs seconds of start-up whatever it does, so a range of days is one run.
+        "backfill_policy": dg.BackfillPolicy.single_run(),
+        "owners": OWNERS,
+        "retry_policy": RETRY,
+        "freshness_policy": FRESHNESS,
+    }
+    decorator: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(**{**common, **options})
+    return decorator
+
+
+def column_lineage(**columns: str) -> dict[str, Any]:
+    """The metadata entry that says what each column is made of.
+
+    Args:
+        columns: for a column, the columns it comes from, as ``asset.column`` with blanks between them.
+    """
+    deps = {
+        column: [dg.TableColumnDep(*source.split(".")) for source in sources.split()]
+        for column, sources in columns.items()
+    }
+    return {"dagster/column_lineage": dg.TableColumnLineage(deps)}
+
+
+def column_schema(*columns: tuple[str, str, str], unique: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The metadata entry that documents a table's columns.
+
+    Args:
+        columns: name, type and description of each.
+        unique: the columns that are the table's key.
+    """
+    return {
+        "dagster/column_schema": dg.TableSchema(
+            columns=[dg.TableColumn(name, kind, description) for name, kind, description in columns],
+            constraints=dg.TableConstraints(other=[f"unique ({', '.join(unique)})"] if unique else []),
+        )
+    }

@@ -1,0 +1,1 @@
+"""Exports: the tables as CSV."""

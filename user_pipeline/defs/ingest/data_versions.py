@@ -1,0 +1,64 @@
+"""What Dagster knows of the days of the source: so that it shows a day whose input changed and was not redone.
+
+Each feed is an external asset with a partition a day. A day's data version is the version of the feed's catalog in
+which its rows last changed, behind the catalog's id: ``<id>:<number>``. The same goes for the raw asset: its version
+is the newest one of the days it was materialised with.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date
+
+import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
+
+from user_pipeline.ingest.feeds import Feed
+from user_pipeline.ingest.manifest import Catalog
+
+
+def source_key(feed: Feed) -> dg.AssetKey:
+    """The external asset that stands for a feed's folder."""
+    return dg.AssetKey(f"source_{feed.name}")
+
+
+def raw_key(feed: Feed) -> dg.AssetKey:
+    """The asset that holds a feed's rows as delivered."""
+    return dg.AssetKey(f"raw_{feed.name}")
+
+
+def data_version(catalog: Catalog, changes: Iterable[int]) -> str:
+    """The data version of days that last changed in these versions of a catalog; no change for days without rows."""
+    return f"{catalog.id}:{max(changes, default=0)}"
+
+
+def unobserved(instance: dg.DagsterInstance, catalog: Catalog, days: Sequence[date]) -> Iterator[dg.AssetObservation]:
+    """The changes of some days that Dagster has not been told of yet."""
+    changes = catalog.changes(days=days)
+    key = source_key(catalog.feed)
+    observed = latest_versions(instance, key, dg.DagsterEventType.ASSET_OBSERVATION, list(changes))
+    for day, version in changes.items():
+        current = data_version(catalog, [version])
+        if observed.get(day) != current:
+            yield dg.AssetObservation(
+                key,
+                partition=day.isoformat(),
+                tags={DATA_VERSION_TAG: current},
+                metadata={"rows": catalog.rows([day])[day]},
+            )
+
+
+def latest_versions(
+    instance: dg.DagsterInstance, key: dg.AssetKey, kind: dg.DagsterEventType, days: Sequence[date]
+) -> Mapping[date, str]:
+    """The data versions of the latest events of some days; of those days that have one."""
+    if not days:
+        return {}
+    tags = instance.event_log_storage.get_latest_tags_by_partition(
+        key, kind, [DATA_VERSION_TAG], asset_partitions=[day.isoformat() for day in days]
+    )
+    return {date.fromisoformat(day): found[DATA_VERSION_TAG] for day, found in tags.items()}
+
+
+def is_done(materialized: str | None, catalog: Catalog, change: int) -> bool:
+    """Whether a raw partition of some data version has the rows of a change."""
+    catalog_id, _, version = (materialized or "").partition(":")
+    return catalog_id == catalog.id and version.isdigit() and int(version) >= change

@@ -1,0 +1,1 @@
+"""Marts: the tables people query."""

@@ -1,0 +1,1 @@
+"""Raw: each delivered row, by the day of its event."""

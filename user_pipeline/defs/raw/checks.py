@@ -1,0 +1,137 @@
+"""Raw: every line of every object has gone somewhere."""
+
+from collections.abc import Iterator, Sequence
+from datetime import date
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from user_pipeline import settings
+from user_pipeline.defs.check_results import evaluate_days, result_of, spec
+from user_pipeline.engines.duckdb import Engine
+from user_pipeline.errors import never_retried
+from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
+from user_pipeline.ingest.manifest import Catalog
+from user_pipeline.io_managers.lake import fetch_partitions
+from user_pipeline.masking import mask_key
+from user_pipeline.resources.storage import ObjectStorage
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+def raw_checks(feed: Feed) -> dg.AssetChecksDefinition:
+    """The checks of a raw asset."""
+    asset = f"raw_{feed.name}"
+
+    @dg.multi_asset_check(
+        name=f"{asset}_checks",
+        specs=[
+            spec(
+                asset,
+                "every_line_accounted",
+                "For every object: lines = rows + rejected + blank + header lines.",
+            ),
+            spec(asset, "partition_complete", "The stored day has the rows that all objects brought for it."),
+            spec(
+                asset,
+                "reject_share",
+                "Not more than USER_PIPELINE_MAX_REJECT_SHARE of an object's lines are rejected.",
+                blocking=False,
+            ),
+            spec(asset, "no_broken_objects", "Every object could be fetched, and read to its end.", blocking=False),
+        ],
+    )
+    def checks(
+        context: dg.AssetCheckExecutionContext,
+        storage: dg.ResourceParam[ObjectStorage],
+        engine: dg.ResourceParam[Engine],
+    ) -> Iterator[dg.AssetCheckResult]:
+        with never_retried():
+            catalog = Catalog.load(storage.lake, feed)
+            yield from evaluate_days(
+                context,
+                lambda days: [
+                    every_line_accounted(catalog),
+                    partition_complete(catalog, storage, engine, days),
+                    reject_share(catalog, days, settings.current().max_reject_share),
+                    no_broken_objects(catalog),
+                ],
+            )
+
+    return checks
+
+
+def every_line_accounted(catalog: Catalog) -> dg.AssetCheckResult:
+    """Every object: the lines that were cut are the rows, rejects, blank and header lines that were stored."""
+    account = catalog.account()
+    return result_of(
+        "every_line_accounted",
+        f"raw_{catalog.feed.name}",
+        [f"{mask_key(entry.key)}: {entry.unaccounted} of {entry.lines} lines" for entry in catalog.unaccounted()],
+        objects=account["objects"],
+        lines=account["lines"],
+        rows=account["rows"],
+        rejected=account["rejected"],
+        blank=account["blank"],
+        header=account["header"],
+    )
+
+
+def partition_complete(
+    catalog: Catalog, storage: ObjectStorage, engine: Engine, days: Sequence[date]
+) -> dg.AssetCheckResult:
+    """Each stored day has as many rows as the catalog says all objects brought for it."""
+    asset = f"raw_{catalog.feed.name}"
+    expected = catalog.rows(days)
+    stored = {}
+    with engine.connect() as connection:
+        for day in days:
+            [file] = fetch_partitions(storage, engine, asset, [day.isoformat()])
+            stored[day] = _count(connection.read_parquet(str(file)))
+    wrong = [day for day in days if stored[day] != expected[day]]
+    return result_of(
+        "partition_complete",
+        asset,
+        [f"{day}: {stored[day]} rows stored, {expected[day]} delivered" for day in wrong],
+        rows=sum(stored.values()),
+    )
+
+
+def reject_share(catalog: Catalog, days: Sequence[date], limit: float) -> dg.AssetCheckResult:
+    """No object that brought rows for these days, or no row at all, lost more than a share of its lines."""
+    entries = catalog.with_rejects(days)
+    over = [entry for entry in entries if entry.rejects > limit * entry.lines]
+    return result_of(
+        "reject_share",
+        f"raw_{catalog.feed.name}",
+        [f"{mask_key(entry.key)}: {entry.rejects} of {entry.lines} lines, {entry.rejected}" for entry in over],
+        warn=True,
+        limit=limit,
+        greatest_share=max((entry.rejects / entry.lines for entry in entries), default=0.0),
+    )
+
+
+def no_broken_objects(catalog: Catalog) -> dg.AssetCheckResult:
+    """No object waits for a whole copy of itself, or for the store to give it."""
+    entries = catalog.unread()
+    return result_of(
+        "no_broken_objects",
+        f"raw_{catalog.feed.name}",
+        [f"{mask_key(entry.key)}: {entry.error}" for entry in entries if entry.error]
+        + [
+            f"{mask_key(entry.key)}: not fetched in {entry.failure.attempts} attempts, next one after "
+            f"{entry.failure.retry_at:%Y-%m-%d %H:%M} UTC: {entry.failure.error}"
+            for entry in entries
+            if entry.failure
+        ],
+        warn=True,
+    )
+
+
+def _count(relation: "duckdb.DuckDBPyRelation") -> int:
+    return int(relation.aggregate("count(*)").fetchall()[0][0])
+
+
+raw_user_updates_checks = raw_checks(USER_UPDATES)
+raw_page_views_checks = raw_checks(PAGE_VIEWS)

@@ -1,0 +1,1 @@
+"""Recommendations, and how good they were."""

@@ -1,0 +1,201 @@
+"""Recommendations: three pages each user has not seen, and how good those of the day before turned out to be."""
+
+import math
+from dataclasses import asdict
+from datetime import date, timedelta
+from pathlib import Path
+
+import dagster as dg
+import narwhals as nw
+from pydantic import Field
+
+from user_pipeline import settings
+from user_pipeline.defs.common import PERSONAL, column_lineage, column_schema, daily_asset
+from user_pipeline.engines.duckdb import Engine
+from user_pipeline.errors import PermanentError, never_retried
+from user_pipeline.io_managers.lake import MissingPartitionError, fetch_partitions
+from user_pipeline.io_managers.snapshots import Snapshot, SnapshotPerDay, served_day
+from user_pipeline.recommendations.snapshot import Choices, Window, new_page_views, read_history, write_recommendations
+from user_pipeline.recommender.defaults import NEIGHBOURS, REGULARISATION
+from user_pipeline.resources.postgres import Databases
+from user_pipeline.resources.storage import ObjectStorage
+from user_pipeline.transforms import Frame
+from user_pipeline.transforms.quality import hits, spread
+
+_MOST_NEIGHBOURS = 500
+_SHARES = ("hit_rate", "recall_at_3", "popularity_hit_rate", "coverage", "fallback_share")
+
+
+class RunConfigError(PermanentError):
+    """A choice made in run config cannot be used."""
+
+
+class RecommendationsConfig(dg.Config):
+    """How to learn, and for which days."""
+
+    neighbours: int | None = Field(
+        default=None,
+        description="From how many other pages a page is predicted at most: 1 to 500; the time grows with its cube. "
+        f"Left out: all pages where they are few enough for that, otherwise {NEIGHBOURS}.",
+    )
+    regularisation: float = Field(
+        default=REGULARISATION, description="Above 0. Higher trusts pages with few viewers less."
+    )
+    all_days: bool = Field(
+        default=False,
+        description="In a run of several days: whether each of them is computed rather than the last alone.",
+    )
+
+    def check(self) -> None:
+        """Refuse what cannot be used; checks of the fields themselves would be tried again like an outage.
+
+        Raises:
+            RunConfigError: it is so.
+        """
+        if self.neighbours is not None and not 1 <= self.neighbours <= _MOST_NEIGHBOURS:
+            raise RunConfigError(
+                f"neighbours={self.neighbours} cannot be used: expected a number from 1 to {_MOST_NEIGHBOURS}."
+            )
+        if not 0 < self.regularisation < math.inf:
+            raise RunConfigError(
+                f"regularisation={self.regularisation} cannot be used: expected a finite number above 0."
+            )
+
+
+@daily_asset(
+    group_name="marts",
+    kinds={"postgres", "table", "parquet"},
+    tags=PERSONAL,
+    io_manager_key="snapshots_io_manager",
+    pool="analytics_database",
+    deps=["users", "user_page_views"],
+    metadata={
+        "maintained": True,
+        **column_schema(
+            ("user_id", "bigint", "Who viewed a page in the last USER_PIPELINE_RECOMMENDATION_DAYS days."),
+            ("email", "text", "The user's latest e-mail address; null if no valid production update is known."),
+            ("recommended_url", "text", "A page viewed by others in these days, and by the user on no day so far."),
+            ("rank", "integer", "1 is best, 3 the last; fewer only where fewer pages are unseen."),
+            unique=("user_id", "rank"),
+        ),
+        **column_lineage(
+            user_id="user_page_views.user_id",
+            email="users.email",
+            recommended_url="user_page_views.url",
+            rank="user_page_views.user_id user_page_views.url",
+        ),
+    },
+)
+def page_recommendations(
+    context: dg.AssetExecutionContext,
+    config: RecommendationsConfig,
+    engine: dg.ResourceParam[Engine],
+    databases: dg.ResourceParam[Databases],
+) -> SnapshotPerDay:
+    """The three unseen pages that suit each user best, as of the end of the day; the table is that of the newest.
+
+    A run of days before the newest brings in what was late, which the newest day is made of as well: it is computed
+    anew with them.
+    """
+    with never_retried():
+        config.check()
+    current = settings.current()
+    days = sorted(date.fromisoformat(key) for key in context.partition_keys)
+
+    def make(day: date, file: Path) -> Snapshot:
+        window = Window(day, current.recommendation_days)
+        history = read_history(databases.analytics, engine, window)
+        summary = write_recommendations(
+            history,
+            file,
+            # The engine, which has read the history, may still hold some of its own memory.
+            Choices(window.days, config.neighbours, config.regularisation, engine.memory_limit // 2),
+        )
+        return Snapshot(summary.rows, {"window_days": window.days, **asdict(summary)})
+
+    wanted = days if config.all_days else days[-1:]
+    with never_retried():
+        served = served_day(databases.analytics)
+    return SnapshotPerDay([*wanted, served] if served and served > days[-1] else wanted, make)
+
+
+@daily_asset(
+    group_name="marts",
+    kinds={"postgres", "table"},
+    io_manager_key="analytics_io_manager",
+    pool="analytics_database",
+    deps=[
+        dg.AssetDep(
+            page_recommendations,
+            partition_mapping=dg.TimeWindowPartitionMapping(
+                start_offset=-1, end_offset=-1, allow_nonexistent_upstream_partitions=True
+            ),
+        ),
+        "user_page_views",
+    ],
+    metadata={
+        "partition_expr": "day",
+        **column_schema(
+            ("day", "date", "When the users viewed pages; the recommendations are those of the end of the day before."),
+            ("users", "bigint", "Who had recommendations and viewed a page they had never viewed before."),
+            ("hit_rate", "double precision", "Share of them who viewed a recommended page; null without users."),
+            ("recall_at_3", "double precision", "Mean of recommended pages viewed / min(3, new pages viewed)."),
+            (
+                "popularity_hit_rate",
+                "double precision",
+                "The hit rate had the same users been recommended the most popular pages they had not seen.",
+            ),
+            ("coverage", "double precision", "Share of the pages of the window that were recommended to someone."),
+            ("fallback_share", "double precision", "Share of users with recommendations by popularity alone."),
+            unique=("day",),
+        ),
+    },
+)
+def recommendation_quality(
+    context: dg.AssetExecutionContext,
+    engine: dg.ResourceParam[Engine],
+    databases: dg.ResourceParam[Databases],
+    storage: dg.ResourceParam[ObjectStorage],
+) -> Frame:
+    """How many users found a new page through the recommendations of the day before, beside the most popular pages.
+
+    A day has no row if the day before it has no recommendations. It has one of 0 users, with null for their shares,
+    if nobody who had recommendations viewed anything new.
+    """
+    import pyarrow as pa
+
+    rows = []
+    for key in context.partition_keys:
+        day = date.fromisoformat(key)
+        with never_retried():
+            measured = _measure(day, engine, databases, storage)
+        context.add_asset_metadata({"measured": measured is not None}, partition_key=key)
+        if measured is not None:
+            rows.append({"day": day, **measured})
+            known = {name: value for name, value in measured.items() if value is not None}
+            context.add_asset_metadata(known, partition_key=key)
+    columns = [("day", pa.date32()), ("users", pa.int64()), *((name, pa.float64()) for name in _SHARES)]
+    table: Frame = nw.from_native(pa.Table.from_pylist(rows, schema=pa.schema(columns))).lazy()
+    return table
+
+
+def _measure(
+    day: date, engine: Engine, databases: Databases, storage: ObjectStorage
+) -> dict[str, int | float | None] | None:
+    """The quality of the recommendations of the day before; None if there are none."""
+    before = (day - timedelta(days=1)).isoformat()
+    try:
+        [file] = fetch_partitions(storage, engine, "page_recommendations", [before])
+    except MissingPartitionError:
+        return None
+    connection = engine.connect()
+    new = engine.new_scratch("new_page_views") / "new_page_views.parquet"
+    with databases.analytics.transaction() as transaction:
+        connection.from_arrow(new_page_views(transaction, day)).write_parquet(str(new))
+    recommended = nw.from_native(connection.read_parquet(str(file), hive_partitioning=False))
+    measures = [hits(recommended, nw.from_native(connection.read_parquet(str(new)))), spread(recommended)]
+    measured: dict[str, int | float | None] = {}
+    for measure in measures:
+        measured |= measure.collect("pyarrow").to_native().to_pylist()[0]
+    new.unlink()
+    return measured

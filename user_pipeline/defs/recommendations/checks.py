@@ -1,0 +1,150 @@
+"""Recommendations: the rules they keep, and whether they are any good."""
+
+from collections.abc import Iterator, Sequence
+from datetime import date
+
+import dagster as dg
+
+from user_pipeline import settings
+from user_pipeline.defs.check_results import evaluate_days, fetch, result_of, spec
+from user_pipeline.engines.duckdb import Engine
+from user_pipeline.errors import never_retried
+from user_pipeline.io_managers.lake import MissingPartitionError, fetch_partitions
+from user_pipeline.recommendations.rules import RULES, broken_rules
+from user_pipeline.recommendations.snapshot import Window
+from user_pipeline.reconcile.accounts import between
+from user_pipeline.resources.postgres import Databases, Postgres
+from user_pipeline.resources.storage import ObjectStorage
+
+
+def recommendation_checks() -> list[dg.AssetChecksDefinition]:
+    """The checks of recommendations, and of how good they were."""
+    asset, quality = "page_recommendations", "recommendation_quality"
+
+    @dg.multi_asset_check(
+        name=f"{asset}_checks",
+        specs=[
+            spec(asset, "ranks", "The ranks of each user are 1, 2, 3 without a gap, each once."),
+            spec(asset, "unseen", "No user has viewed a recommended page on any day so far."),
+            spec(asset, "unique_pages", "No page is recommended to a user twice."),
+            spec(
+                asset,
+                "eligible_users",
+                "Who viewed a page in the window has min(3, unseen pages) rows, no one else any.",
+            ),
+            spec(asset, "latest_email", "The e-mails of the table are those of users."),
+        ],
+    )
+    def checks(
+        context: dg.AssetCheckExecutionContext,
+        storage: dg.ResourceParam[ObjectStorage],
+        engine: dg.ResourceParam[Engine],
+        databases: dg.ResourceParam[Databases],
+    ) -> Iterator[dg.AssetCheckResult]:
+        with never_retried():
+            yield from evaluate_days(
+                context,
+                lambda days: _excused(
+                    context,
+                    check_recommendations(
+                        storage,
+                        engine,
+                        databases.analytics,
+                        [day for day in days if _is_computed(context.instance, day)],
+                        settings.current().recommendation_days,
+                    ),
+                ),
+            )
+
+    @dg.multi_asset_check(
+        name=f"{quality}_checks",
+        specs=[
+            spec(
+                quality,
+                "beats_popularity",
+                "The recommendations hit at least as often as the most popular pages would have.",
+                blocking=False,
+            )
+        ],
+    )
+    def quality_checks(
+        context: dg.AssetCheckExecutionContext, databases: dg.ResourceParam[Databases]
+    ) -> Iterator[dg.AssetCheckResult]:
+        with never_retried():
+            yield from evaluate_days(context, lambda days: [beats_popularity(databases.analytics, days)])
+
+    return [checks, quality_checks]
+
+
+def check_recommendations(
+    storage: ObjectStorage, engine: Engine, analytics: Postgres, days: Sequence[date], window_days: int
+) -> list[dg.AssetCheckResult]:
+    """The rules of recommendations, for each of the days that has some: the table's, or else those of the snapshot."""
+    problems: dict[str, list[str]] = {name: [] for name in RULES}
+    checked = 0
+    for day in days:
+        try:
+            [file] = fetch_partitions(storage, engine, "page_recommendations", [day.isoformat()])
+        except MissingPartitionError:
+            continue
+        checked += 1
+        with analytics.transaction() as transaction:
+            transaction.execute("set transaction isolation level repeatable read")
+            for name, found in broken_rules(transaction, file, Window(day, window_days)).items():
+                problems[name] += [f"{day}: {offender}" for offender in found]
+    return [result_of(name, "page_recommendations", found, days=checked) for name, found in problems.items()]
+
+
+def _excused(context: dg.AssetCheckExecutionContext, results: list[dg.AssetCheckResult]) -> list[dg.AssetCheckResult]:
+    """The results, failures as warnings if another run changed the views meanwhile.
+
+    What was recommended then is compared with views that came after it, and the other run, which computes the
+    newest day anew, is the one to answer for it.
+    """
+    if all(result.passed for result in results) or not _another_run_since(context):
+        return results
+    return [result if result.passed else result._replace(severity=dg.AssetCheckSeverity.WARN) for result in results]
+
+
+def _another_run_since(context: dg.AssetCheckExecutionContext) -> bool:
+    """Whether another run has brought views in since this one began."""
+    own = context.op_execution_context.run_id
+    record = context.instance.get_run_record_by_id(own)
+    if record is None or record.start_time is None:
+        return False
+    since = dg.AssetRecordsFilter(dg.AssetKey("user_page_views"), after_timestamp=record.start_time)
+    # A range has an event for each of its days.
+    events = context.instance.fetch_materializations(since, limit=len(context.partition_keys) + 1_000).records
+    return any(event.run_id != own for event in events)
+
+
+def _is_computed(instance: dg.DagsterInstance, day: date) -> bool:
+    """Whether the latest run of a day computed its recommendations.
+
+    A range computes those of its last day. What earlier runs left of the others need not fit the views of today.
+    """
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(dg.AssetKey("page_recommendations"), asset_partitions=[day.isoformat()]), limit=1
+    ).records
+    materialization = records[0].asset_materialization if records else None
+    return materialization is None or materialization.metadata["computed"].value is True
+
+
+def beats_popularity(analytics: Postgres, days: Sequence[date]) -> dg.AssetCheckResult:
+    """On no day did the most popular unseen pages hit more often than what was recommended."""
+    rows = fetch(
+        analytics,
+        "select day, hit_rate, popularity_hit_rate, users from public.recommendation_quality "
+        f"where {between('day', days)} order by day",
+    )
+    return result_of(
+        "beats_popularity",
+        "recommendation_quality",
+        [
+            f"{day}: hit rate {rate:.4f}, of the most popular pages {baseline:.4f}, {users} users"
+            for day, rate, baseline, users in rows
+            if users and rate < baseline
+        ],
+        warn=True,
+        measured_days=len(rows),
+    )

@@ -1,1 +1,0 @@
-"""What makes a laptop enough: an embedded Postgres, sample logs, the `user-pipeline` command."""

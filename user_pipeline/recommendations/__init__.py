@@ -1,0 +1,1 @@
+"""One day's recommendations: history, snapshot, rules."""

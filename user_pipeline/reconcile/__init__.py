@@ -1,0 +1,1 @@
+"""Compare the tables with a full recompute, and repair them."""

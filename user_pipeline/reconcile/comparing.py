@@ -1,0 +1,239 @@
+"""Compare what a table holds with what it must hold, row by row."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from user_pipeline.errors import PermanentError
+from user_pipeline.masking import shorten
+from user_pipeline.resources.postgres import Databases, Postgres, literal, quote
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from user_pipeline.engines.duckdb import Engine
+    from user_pipeline.resources.storage import ObjectStorage
+
+STALE, LOST, NOT_MATERIALIZED = "stale", "lost", "not materialized"
+MISSING, EXTRA, DIFFERENT = "missing", "extra", "different"
+NO_SNAPSHOT = "no snapshot"
+KINDS = {
+    STALE: "an object of the day was read, or read again, after the day was materialized",
+    LOST: "fragments hold other rows than the catalog says their objects brought",
+    NOT_MATERIALIZED: "the table has rows of a day that has no raw partition",
+    MISSING: "rows that should be there",
+    EXTRA: "rows that should not be there",
+    DIFFERENT: "rows with the right key and wrong values",
+    NO_SNAPSHOT: "the day's snapshot is gone, or does not say how it was made, so nothing was compared",
+}
+_TYPES = {
+    "ts": "timestamp",
+    "updated_at": "timestamp",
+    "last_viewed": "timestamp",
+    "day": "date",
+    "user_id": "bigint",
+    "count": "bigint",
+    "source_line": "bigint",
+}
+_EXAMPLES = 5
+"""How many rows of a kind are named for a day."""
+_LONGEST = 200
+"""So many characters of a key's value are shown: a url may be megabytes long."""
+
+
+class LakeError(PermanentError):
+    """The lake lacks a file that its catalog counts on."""
+
+    def __init__(self, file: str) -> None:
+        super().__init__(
+            f"{file} is missing, though the lake's catalog counts on it. Restore it from a backup of the lake, or put "
+            "the objects it was read from into the source under other names and materialize their days again: what "
+            "is delivered twice counts once."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What is wrong with one day of a table, or with a table that has no days.
+
+    Attributes:
+        kind: one of :data:`KINDS`.
+        day: the day; None for tables that are kept over all days.
+        rows: how many rows.
+        examples: some of them by their keys; for :data:`DIFFERENT` also which columns differ. Never a person's
+            name or e-mail address.
+    """
+
+    kind: str
+    day: date | None
+    rows: int
+    examples: Sequence[str] = ()
+
+
+@dataclass(slots=True)
+class Comparison:
+    """One table (or raw asset) against what it must be.
+
+    Attributes:
+        table: its name.
+        days: how many days were compared.
+        rows: how many rows it must have in what was compared.
+        differences: what is wrong.
+        absent: days the lake has rows of and this has none, with no sign that it ever had: they, or some of
+            their assets, were not materialized, which is no difference.
+    """
+
+    table: str
+    days: int = 0
+    rows: int = 0
+    differences: list[Difference] = field(default_factory=list)
+    absent: list[date] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How a table is read and compared.
+
+    Attributes:
+        columns: all of its columns.
+        key: those that identify a row in examples; nothing personal.
+        paired_by: those that pair a wrong row with the right one; all others are values.
+    """
+
+    columns: tuple[str, ...]
+    key: tuple[str, ...]
+    paired_by: tuple[str, ...]
+
+
+class Recompute:
+    """What a recompute works with, and how its results are compared with what is stored.
+
+    What a table holds is brought into the temporary table ``actual``; what is to be kept longer than a day of it, into
+    tables ``kept.<name>`` of a database file in the scratch directory.
+
+    Attributes:
+        storage: has the lake.
+        databases: staging and analytics.
+        engine: computes, within its memory limit.
+        connection: of the engine.
+    """
+
+    def __init__(
+        self,
+        storage: "ObjectStorage",
+        engine: "Engine",
+        databases: Databases,
+        connection: "duckdb.DuckDBPyConnection",
+    ) -> None:
+        self.storage = storage
+        self.databases = databases
+        self.engine = engine
+        self.connection = connection
+        self._scratch = engine.new_scratch("lake")
+
+    def compare(self, shape: Shape, expected: str, day: date | None, comparison: Comparison) -> list[Difference]:
+        """How ``actual`` differs from the relation ``expected``; the rows are left in ``differences``."""
+        columns = ", ".join(shape.columns)
+        comparison.rows += self.number(expected)
+        # One pass over both, which spills; of a row that is too few n is above zero, of one too many below.
+        self.connection.execute(
+            f"""
+            create or replace temp table differences as
+            select {columns}, sum(n)::bigint as n from (
+              select {columns}, 1 as n from {expected} union all select {columns}, -1 from actual
+            ) group by {columns} having sum(n) <> 0
+            """
+        )
+        if not self.number("differences"):
+            return []
+        paired = " and ".join(f"a.{name} is not distinct from e.{name}" for name in shape.paired_by)
+        values = [name for name in shape.columns if name not in shape.paired_by]
+        wrong = ", ".join(f"case when a.{name} is distinct from e.{name} then '{name}' end" for name in values)
+        key = {side: "[" + ", ".join(f"{side}.{name}::varchar" for name in shape.key) + "]" for side in "ae"}
+        queries = {
+            MISSING: f"select {key['e']} as k, [] as wrong, e.n from differences e where e.n > 0 "
+            f"and not exists (from differences a where a.n < 0 and {paired})",
+            EXTRA: f"select {key['a']} as k, [] as wrong, -a.n as n from differences a where a.n < 0 "
+            f"and not exists (from differences e where e.n > 0 and {paired})",
+            DIFFERENT: f"select {key['e']} as k, list_filter([{wrong or 'null'}], x -> x is not null) as wrong, e.n "
+            f"from differences e join differences a on e.n > 0 and a.n < 0 and {paired}",
+        }
+        found = []
+        for kind, query in queries.items():
+            [(rows,)] = self.connection.execute(f"select coalesce(sum(n), 0)::bigint from ({query})").fetchall()
+            if rows:
+                examples = self.connection.execute(f"{query} order by k limit {_EXAMPLES + 1}").fetchall()
+                found.append(Difference(kind, day, rows, some([_named(shape, k, names) for k, names, _ in examples])))
+        return found
+
+    def keep(self, table: str, query: str) -> None:
+        """Append the rows of a query to a table of the scratch database."""
+        self.connection.execute(f"insert into kept.{table} {query}")
+
+    def empty(self, table: str, shape: Shape) -> None:
+        """Make a table anew, without rows."""
+        columns = ", ".join(f"{name} {_TYPES.get(name, 'varchar')}" for name in shape.columns)
+        kind = "table" if table.startswith("kept.") else "temp table"
+        self.connection.execute(f"create or replace {kind} {table} ({columns})")
+
+    def number(self, table: str) -> int:
+        """How many rows a table of the engine has."""
+        [(rows,)] = self.connection.execute(f"select count(*) from {table}").fetchall()
+        return int(rows)
+
+    def load(self, database: Postgres, table: str, shape: Shape, where: str = "") -> None:
+        """Bring rows of a table into ``actual``; none of a table that is missing."""
+        self.empty("actual", shape)
+        if exists(database, table):
+            columns = ", ".join(map(quote, shape.columns))
+            with database.query(f"select {columns} from public.{quote(table)}{where}") as reader:
+                self.connection.from_arrow(reader).insert_into("actual")
+
+    @contextmanager
+    def files(self, paths: Sequence[str]) -> Iterator[list[str]]:
+        """Objects of the lake as local files, for as long as the block lasts."""
+        files: list[str] = []
+        fetched: list[Path] = []
+        try:
+            for path in paths:
+                file = self.storage.lake_file(path)
+                if file is None:
+                    file = self._scratch / f"{len(fetched)}.parquet"
+                    fetched.append(file)
+                    self._fetch(path, file)
+                elif not file.exists():
+                    raise LakeError(self.storage.lake_url(path))
+                files.append(str(file))
+            yield files
+        finally:
+            for file in fetched:
+                file.unlink(missing_ok=True)
+
+    def _fetch(self, path: str, file: Path) -> None:
+        try:
+            response = self.storage.lake.get(path)
+        except FileNotFoundError:
+            raise LakeError(self.storage.lake_url(path)) from None
+        with file.open("wb") as target:
+            for chunk in response.stream():
+                target.write(chunk)
+
+
+def exists(database: Postgres, table: str) -> bool:
+    """Whether a database has a table."""
+    with database.transaction() as transaction:
+        [(there,)] = transaction.fetch(f"select to_regclass({literal('public.' + table)}) is not null")
+    return bool(there)
+
+
+def _named(shape: Shape, key: Sequence[str | None], columns: Sequence[str]) -> str:
+    named = " ".join(f"{name}={shorten(str(value), _LONGEST)}" for name, value in zip(shape.key, key, strict=True))
+    return f"{named}: {', '.join(columns)}" if columns else named
+
+
+def some(examples: Sequence[str]) -> tuple[str, ...]:
+    """As many examples as are shown."""
+    return (*examples[:_EXAMPLES], *(["…"] if len(examples) > _EXAMPLES else []))

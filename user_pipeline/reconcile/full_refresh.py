@@ -1,0 +1,78 @@
+"""Make anew what materializing a day changes by the difference: from what is kept, not from the source."""
+
+from collections import defaultdict
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from user_pipeline.ingest.feeds import FEEDS, Feed
+from user_pipeline.ingest.manifest import Catalog, rejects_path
+from user_pipeline.ingest.rejects import replace_rejects
+from user_pipeline.warehouse.replace import create_marts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pyarrow as pa
+
+    from user_pipeline.engines.duckdb import Engine
+    from user_pipeline.resources.postgres import Postgres
+    from user_pipeline.resources.storage import ObjectStorage
+
+TABLES = ("users", "user_page_views")
+
+
+def rebuild_rejected_lines(storage: "ObjectStorage", engine: "Engine", staging: "Postgres") -> int:
+    """Put the rejects in the lake in the place of all rows of ``rejected_lines``, feed by feed.
+
+    Returns:
+        how many there are.
+    """
+    return sum(replace_rejects(staging, feed, None, _rejects(feed, storage, engine)) for feed in FEEDS)
+
+
+def _rejects(feed: Feed, storage: "ObjectStorage", engine: "Engine") -> "pa.RecordBatchReader":
+    """All rejected lines of a feed that count, a batch of the reader at a time."""
+    import pyarrow as pa
+
+    by_batch: dict[str, list[str]] = defaultdict(list)
+    for entry in Catalog.load(storage.lake, feed).entries():
+        if entry.rejects:
+            by_batch[entry.batch].append(entry.key)
+    schema = pa.schema(
+        [("source_object", pa.string()), ("source_line", pa.int64()), ("reason", pa.string()), ("line", pa.string())]
+    )
+
+    def batches() -> "Iterator[pa.RecordBatch]":
+        file = engine.new_scratch("rejects") / "rejects.parquet"
+        with engine.connect() as connection:
+            for batch, keys in by_batch.items():
+                with file.open("wb") as target:
+                    target.writelines(storage.lake.get(rejects_path(feed, batch)).stream())
+                yield from connection.execute(
+                    f"select {', '.join(schema.names)} from read_parquet($file, hive_partitioning = false) "
+                    "where list_contains($keys, source_object)",
+                    {"file": str(file), "keys": keys},
+                ).to_arrow_reader(10_000)
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def rebuild_marts(analytics: "Postgres") -> dict[str, int]:
+    """Bring ``users`` and ``user_page_views`` in line with the contributions of their days, in one transaction.
+
+    Returns:
+        by table, how many rows were not.
+    """
+    sql = files("user_pipeline.warehouse").joinpath("sql")
+    changed = dict.fromkeys(TABLES, 0)
+    with analytics.transaction() as transaction:
+        create_marts(transaction)
+        for script in sorted(sql.joinpath("rebuild").iterdir(), key=lambda script: script.name):
+            statement = script.read_text(encoding="utf-8")
+            if table := script.name.removesuffix(".sql").partition("_of_")[2]:
+                counted = f"with changed as ({statement} returning 1) select count(*) from changed"
+                [(rows,)] = transaction.fetch(counted)
+                changed[table] += rows
+            else:
+                transaction.execute(statement)
+    return changed

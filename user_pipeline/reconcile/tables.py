@@ -1,0 +1,126 @@
+"""What is kept over all days, made from what :mod:`user_pipeline.reconcile.days` has worked out of each."""
+
+from collections import defaultdict
+from datetime import date
+from pathlib import Path
+
+from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES
+from user_pipeline.ingest.manifest import Catalog, rejects_path
+from user_pipeline.io_managers.lake import partition_path
+from user_pipeline.io_managers.snapshots import served_in
+from user_pipeline.recommendations.snapshot import Choices, History, Window, in_codes, number, write_recommendations
+from user_pipeline.reconcile.comparing import NO_SNAPSHOT, Comparison, Difference, LakeError, Recompute, Shape, exists
+from user_pipeline.resources.postgres import literal
+
+_WHOLE = {
+    "users": Shape(("user_id", "email", "name", "updated_at"), ("user_id",), ("user_id",)),
+    "user_page_views": Shape(
+        ("user_id", "email", "url", "count", "last_viewed"), ("user_id", "url"), ("user_id", "url")
+    ),
+}
+_RECOMMENDATIONS = Shape(("user_id", "email", "recommended_url", "rank"), ("user_id", "rank"), ("user_id", "rank"))
+_REJECTS = Shape(
+    ("feed", "source_object", "source_line", "reason", "line"),
+    ("source_object", "source_line"),
+    ("feed", "source_object", "source_line"),
+)
+
+
+def rejected_lines(work: Recompute) -> Comparison:
+    """The table of rejected lines against the rejects in the lake."""
+    work.empty("kept.rejects", _REJECTS)
+    for feed in (USER_UPDATES, PAGE_VIEWS):
+        by_batch: dict[str, list[str]] = defaultdict(list)
+        for entry in Catalog.load(work.storage.lake, feed).entries():
+            if entry.rejects:
+                by_batch[entry.batch].append(entry.key)
+        for batch, keys in by_batch.items():
+            with work.files([rejects_path(feed, batch)]) as [file]:
+                work.connection.execute(
+                    "insert into kept.rejects select $feed, source_object, source_line, reason, line "
+                    "from read_parquet($file, hive_partitioning = false) where list_contains($keys, source_object)",
+                    {"feed": feed.name, "file": file, "keys": keys},
+                )
+    comparison = Comparison("rejected_lines")
+    work.load(work.databases.staging, "rejected_lines", _REJECTS)
+    comparison.differences += work.compare(_REJECTS, "kept.rejects", None, comparison)
+    return comparison
+
+
+def users(work: Recompute) -> Comparison:
+    """The latest update of each user, over all days."""
+    work.empty("kept.users", _WHOLE["users"])
+    work.keep(
+        "users",
+        "select user_id, email, name, updated_at from kept.users_daily "
+        "qualify row_number() over (partition by user_id order by updated_at desc, email desc, name desc) = 1",
+    )
+    return _whole(work, "users")
+
+
+def user_page_views(work: Recompute) -> Comparison:
+    """All views of each user and page, with the e-mail addresses of :func:`users`, which goes first."""
+    work.empty("kept.user_page_views", _WHOLE["user_page_views"])
+    work.keep(
+        "user_page_views",
+        "select user_id, email, url, count, last_viewed from "
+        "(select user_id, url, sum(count)::bigint as count, max(last_viewed) as last_viewed "
+        "from kept.user_page_views_daily group by all) left join kept.users using (user_id)",
+    )
+    return _whole(work, "user_page_views")
+
+
+def page_recommendations(work: Recompute) -> Comparison:
+    """The recommendations of the day that is served, learned anew from the contributions of the days.
+
+    Those of earlier days are as their runs made them, from what there was then.
+    """
+    comparison = Comparison("page_recommendations")
+    work.empty("kept.page_recommendations", _RECOMMENDATIONS)
+    work.load(work.databases.analytics, comparison.table, _RECOMMENDATIONS)
+    if day := _served(work):
+        if not (choices := _choices(work, day)):
+            comparison.differences.append(Difference(NO_SNAPSHOT, day, work.number("actual")))
+            return comparison
+        anew = work.engine.new_scratch(comparison.table) / "anew.parquet"
+        write_recommendations(_history(work, Window(day, choices.window_days)), anew, choices)
+        work.keep(
+            comparison.table, f"select {', '.join(_RECOMMENDATIONS.columns)} from read_parquet({literal(str(anew))})"
+        )
+        anew.unlink()
+    comparison.differences += work.compare(_RECOMMENDATIONS, "kept.page_recommendations", day, comparison)
+    return comparison
+
+
+def _choices(work: Recompute, day: date) -> Choices | None:
+    """What the snapshot of the day was made with; None if it is gone or does not say."""
+    try:
+        with work.files([partition_path("page_recommendations", day.isoformat())]) as [file]:
+            return Choices.of(Path(file))
+    except (LakeError, KeyError):
+        return None
+
+
+def _served(work: Recompute) -> date | None:
+    """The day the table is as of; None if there is none yet."""
+    if not exists(work.databases.analytics, "page_recommendations_day"):
+        return None
+    with work.databases.analytics.transaction() as transaction:
+        return served_in(transaction, "page_recommendations")
+
+
+def _history(work: Recompute, window: Window) -> History:
+    pairs = "select user_id, url from kept.user_page_views_daily where "
+    # One of its own: the numbers are in temporary tables, users among them.
+    with work.connection.cursor() as connection:
+        viewed = connection.sql(pairs + window.condition)
+        number(connection, viewed)
+        before = connection.sql(f"{pairs} day < '{window.first}'")
+        return in_codes(connection, viewed, before, connection.sql("select user_id, email from kept.users"))
+
+
+def _whole(work: Recompute, table: str) -> Comparison:
+    comparison = Comparison(table)
+    work.load(work.databases.analytics, table, _WHOLE[table])
+    comparison.differences += work.compare(_WHOLE[table], f"kept.{table}", None, comparison)
+    return comparison

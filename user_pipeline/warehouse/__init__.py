@@ -1,0 +1,1 @@
+"""Postgres: replace a partition range, keep incremental tables exact."""

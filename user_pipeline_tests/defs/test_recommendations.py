@@ -1,0 +1,362 @@
+"""Recommendations and their quality through Dagster: days, ranges, repairs, kills."""
+
+import csv
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import date
+from typing import Any
+
+import dagster as dg
+import pyarrow.parquet as pq
+import pytest
+
+from user_pipeline_tests.platform import Platform, update, view
+
+ONE = {1: "ab", 2: "ab", 3: "a", 4: "c"}
+TWO = {1: "ca", 2: "z", 3: "bxy", 4: "b"}
+DAY = ["2017-04-01", "2017-04-02", "2017-04-03", "2017-04-04"]
+CONFIG = {"regularisation": 1.0}
+RECOMMENDATIONS = ("page_recommendations", "recommendation_quality", "page_recommendations_csv")
+
+
+def deliver(platform: Platform, day: str, views: Mapping[int, str], name: str = "") -> None:
+    """Page views of a day: for each user the pages, a letter each."""
+    lines = [view(f"{day}T12:00:00", f"/{page}", user) for user, pages in views.items() for page in pages]
+    platform.put_views(f"PageViews/{day}{name}.json", lines)
+
+
+def run(platform: Platform, first: str, last: str | None = None, **options: Any) -> dg.ExecuteInProcessResult:
+    config = {"ops": {"page_recommendations": {"config": {**CONFIG, **options.pop("config", {})}}}}
+    result = platform.materialize(first, last, run_config=config, **options)
+    assert all(evaluation.passed for evaluation in result.get_asset_check_evaluations())
+    return result
+
+
+def table(platform: Platform) -> dict[int, str]:
+    """Each user's pages in the table, best first, a letter each."""
+    return letters(
+        platform.rows("analytics", "select user_id, recommended_url from page_recommendations order by 1, rank")
+    )
+
+
+def snapshot(platform: Platform, day: str) -> dict[int, str]:
+    file = platform.root / f"lake/page_recommendations/date={day}/page_recommendations.parquet"
+    rows = pq.ParquetFile(file).read().to_pylist()
+    return letters([(row["user_id"], row["recommended_url"]) for row in rows])
+
+
+def letters(rows: list[tuple[Any, ...]]) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for user, url in rows:
+        found[user] = found.get(user, "") + url.removeprefix("/")
+    return found
+
+
+def as_of(platform: Platform) -> date | None:
+    days = platform.rows("analytics", "select day from page_recommendations_day")
+    return days[0][0] if days else None
+
+
+def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, dict[str, Any]]:
+    """What each day's materialisation says."""
+    return {
+        str(event.partition): {name: entry.value for name, entry in event.materialization.metadata.items()}
+        for event in result.get_asset_materialization_events()
+        if event.asset_key == dg.AssetKey(asset)
+    }
+
+
+def quality(platform: Platform) -> list[tuple[Any, ...]]:
+    return platform.rows("analytics", "select * from recommendation_quality order by day")
+
+
+def test_two_days_by_hand(platform: Platform) -> None:
+    deliver(platform, DAY[0], ONE)
+    platform.put("UserUpdates/a.csv", update(f"{DAY[0]}T00:00:00", 3, "three@x.org"))
+    first = run(platform, DAY[0])
+
+    # a has 3 viewers, b 2, c 1. Only a and b share any: user 3 scores 2 / (3 + 1) for b; all else is by popularity.
+    assert platform.table("analytics", "page_recommendations") == [
+        (1, None, "/c", 1),
+        (2, None, "/c", 1),
+        (3, "three@x.org", "/b", 1),
+        (3, "three@x.org", "/c", 2),
+        (4, None, "/a", 1),
+        (4, None, "/b", 2),
+    ]
+    said = metadata(first, "page_recommendations")[DAY[0]]
+    assert {name: said[name] for name in ("users", "active_users", "pages", "views", "rows")} == {
+        "users": 4,
+        "active_users": 4,
+        "pages": 3,
+        "views": 6,
+        "rows": 6,
+    }
+    assert (said["fallback_users"], said["filled_rows"]) == (3, 5)
+    assert (said["table_as_of"], said["in_table"], said["computed"]) == (DAY[0], True, True)
+    assert said["computed_days"] == [DAY[0]]
+    # No recommendations of the day before: nothing to measure.
+    assert quality(platform) == []
+    assert metadata(first, "recommendation_quality")[DAY[0]]["measured"] is False
+    with (platform.root / f"lake/exports/page_recommendations/date={DAY[0]}/page_recommendations.csv").open() as file:
+        assert list(csv.reader(file))[:4] == [
+            ["user_id", "email", "recommended_url", "rank"],
+            ["1", "", "/c", "1"],
+            ["2", "", "/c", "1"],
+            ["3", "three@x.org", "/b", "1"],
+        ]
+
+    # New on the second day: c for 1 and b for 4, which were recommended; z for 2, which was not; b, x and y for 3, of
+    # which b was. By popularity all the same. User 4 was recommended a first.
+    deliver(platform, DAY[1], TWO)
+    second = run(platform, DAY[1])
+    assert quality(platform) == [(date(2017, 4, 2), 4, 0.75, pytest.approx((1 + 0 + 1 / 3 + 1) / 4), 0.75, 1.0, 0.75)]
+    said = metadata(second, "recommendation_quality")[DAY[1]]
+    assert (said["measured"], said["hit_rate"], said["popularity_recall_at_3"]) == (
+        True,
+        0.75,
+        pytest.approx((1 + 0 + 1 / 3 + 1) / 4),
+    )
+    assert as_of(platform) == date(2017, 4, 2)
+
+
+def test_staging_views_and_empty_days_recommend_nothing(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(platform, DAY[0])
+    assert (table(platform), as_of(platform)) == ({}, date(2017, 4, 1))
+    deliver(platform, DAY[1], ONE)
+    platform.put_views("PageViews/staging", [view(f"{DAY[1]}T12:00:00", "/s", 9, "staging")])
+    run(platform, DAY[1])
+    assert set(table(platform)) == {1, 2, 3, 4}
+    assert "s" not in "".join(table(platform).values())
+    # Nobody views anything: the window still tells, and nobody's new views can be measured.
+    run(platform, DAY[2])
+    assert (table(platform)[3], as_of(platform)) == ("bc", date(2017, 4, 3))
+    assert quality(platform)[-1] == (date(2017, 4, 3), 0, None, None, None, 1.0, 0.75)
+    # In a window of a day nobody was active.
+    monkeypatch.setenv("USER_PIPELINE_RECOMMENDATION_DAYS", "1")
+    fresh_settings()
+    run(platform, DAY[3])
+    assert (table(platform), as_of(platform)) == ({}, date(2017, 4, 4))
+
+
+def fresh_settings() -> None:
+    from user_pipeline import settings
+
+    settings.current.cache_clear()
+
+
+@pytest.fixture
+def two_days(platform: Platform) -> Platform:
+    deliver(platform, DAY[0], ONE)
+    deliver(platform, DAY[1], TWO)
+    platform.materialize(DAY[0], DAY[1], select=("group:raw", "group:cleaned", "users", "user_page_views"))
+    return platform
+
+
+def test_an_older_day_never_replaces_a_newer(two_days: Platform) -> None:
+    run(two_days, DAY[1], select=RECOMMENDATIONS)
+    newer = two_days.table("analytics", "page_recommendations")
+    said = metadata(run(two_days, DAY[0], select=RECOMMENDATIONS), "page_recommendations")[DAY[0]]
+    assert (said["computed"], said["in_table"], said["table_as_of"]) == (True, False, DAY[1])
+    assert snapshot(two_days, DAY[0]) == {1: "c", 2: "c", 3: "bc", 4: "ab"}
+    assert (two_days.table("analytics", "page_recommendations"), as_of(two_days)) == (newer, date(2017, 4, 2))
+    # What only the older day's run makes possible.
+    two_days.materialize(DAY[1], select="recommendation_quality")
+    assert [row[:2] for row in quality(two_days)] == [(date(2017, 4, 2), 4)]
+
+
+def test_of_a_range_the_last_day_is_computed_unless_all_are_asked_for(two_days: Platform) -> None:
+    said = metadata(run(two_days, DAY[0], DAY[2], select=RECOMMENDATIONS), "page_recommendations")
+    assert {day: entry["computed"] for day, entry in said.items()} == {DAY[0]: False, DAY[1]: False, DAY[2]: True}
+    assert all(entry["computed_days"] == [DAY[2]] for entry in said.values())
+    assert two_days.lake_files("page_recommendations") == [
+        f"page_recommendations/date={DAY[2]}/page_recommendations.parquet"
+    ]
+    assert as_of(two_days) == date(2017, 4, 3)
+    once = table(two_days)
+
+    said = metadata(
+        run(two_days, DAY[0], DAY[2], select=RECOMMENDATIONS, config={"all_days": True}), "page_recommendations"
+    )
+    assert {day: (entry["computed"], entry["in_table"]) for day, entry in said.items()} == {
+        DAY[0]: (True, False),
+        DAY[1]: (True, False),
+        DAY[2]: (True, True),
+    }
+    assert snapshot(two_days, DAY[0]) == {1: "c", 2: "c", 3: "bc", 4: "ab"}
+    assert table(two_days) == snapshot(two_days, DAY[2]) == once
+    assert [row[:2] for row in quality(two_days)] == [(date(2017, 4, 2), 4), (date(2017, 4, 3), 0)]
+
+
+def test_days_of_a_range_that_were_not_computed_are_not_held_to_the_views_of_today(two_days: Platform) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        run(two_days, DAY[0], select=RECOMMENDATIONS, instance=instance)
+        deliver(two_days, DAY[0], {3: "b", 5: "d"}, name=" late")
+        run(two_days, DAY[0], DAY[1], instance=instance)
+    assert 5 not in snapshot(two_days, DAY[0])
+    assert 5 in table(two_days)
+
+
+def test_late_data_for_an_old_day_change_its_snapshot_and_the_newest_day_with_the_table(two_days: Platform) -> None:
+    run(two_days, DAY[0], DAY[1], select=RECOMMENDATIONS, config={"all_days": True})
+    assert set("ax") <= set(table(two_days)[4])
+    deliver(two_days, DAY[0], {4: "ax"}, name=" late")
+    said = metadata(run(two_days, DAY[0]), "page_recommendations")[DAY[0]]
+    assert (said["in_table"], said["table_as_of"]) == (False, DAY[1])
+    assert said["computed_days"] == [DAY[0], DAY[1]]
+    assert set(snapshot(two_days, DAY[0])[1]) == set("cx")
+    assert not set("ax") & set(table(two_days)[4])
+    at_once = table(two_days)
+    assert at_once == snapshot(two_days, DAY[1])
+    run(two_days, DAY[1])
+    assert table(two_days) == at_once
+
+
+def test_a_later_run_of_users_brings_its_e_mails_along(two_days: Platform) -> None:
+    run(two_days, DAY[1], select=RECOMMENDATIONS)
+    assert {row[1] for row in two_days.table("analytics", "page_recommendations")} == {None}
+    for content, expected in (
+        (update(f"{DAY[1]}T01:00:00", 3, "new@x.org"), "new@x.org"),
+        (update(f"{DAY[1]}T02:00:00", 3, "newer@x.org"), "newer@x.org"),
+        ("", None),
+    ):
+        two_days.put("UserUpdates/a.csv", content)
+        two_days.materialize(DAY[1], select=("raw_user_updates", "user_updates", "users"))
+        brought = two_days.table("analytics", "page_recommendations")
+        assert {row[1] for row in brought if row[0] == 3} == {expected}
+        assert {row[1] for row in brought if row[0] != 3} == {None}
+        run(two_days, DAY[1], select=RECOMMENDATIONS)
+        assert two_days.table("analytics", "page_recommendations") == brought
+
+
+def test_odd_urls_and_huge_user_ids_arrive_unchanged(platform: Platform) -> None:
+    urls = ["/a,b", '/"q"', "/ü\U0001f600", "/new\nline", "/" + "x" * 3000, "/%s\\N", "/{y}"]
+    users = [2**53 + 1, 2**53 + 2, 2**62 + 1, 2**63 - 1]
+    lines = [view(f"{DAY[0]}T12:00:00", url, users[n % 4]) for n, url in enumerate(urls)]
+    platform.put_views("PageViews/a", [*lines, *(view(f"{DAY[0]}T13:00:00", urls[0], user) for user in users)])
+    run(platform, DAY[0])
+    rows = platform.rows("analytics", "select user_id, recommended_url, rank from page_recommendations order by 1, 3")
+    assert [row[0] for row in rows] == [user for user in users for _ in range(3)]
+    assert {row[1] for row in rows} <= set(urls)
+    file = platform.root / f"lake/exports/page_recommendations/date={DAY[0]}/page_recommendations.csv"
+    with file.open(newline="") as lines_of_file:
+        exported = [(int(user), url, int(rank)) for user, _, url, rank in list(csv.reader(lines_of_file))[1:]]
+    assert exported == rows
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"neighbours": 0}, "neighbours=0 cannot be used: expected a number from 1 to 500"),
+        ({"neighbours": 501}, "neighbours=501 cannot be used"),
+        ({"regularisation": 0.0}, "regularisation=0.0 cannot be used: expected a finite number above 0"),
+        ({"regularisation": float("nan")}, "regularisation=nan cannot be used"),
+        ({"regularisation": float("inf")}, "regularisation=inf cannot be used"),
+    ],
+)
+def test_a_number_that_cannot_be_used_is_named_and_not_tried_again(
+    two_days: Platform, config: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(dg.Failure, match=said):
+        run(two_days, DAY[1], select=RECOMMENDATIONS, config=config)
+    assert two_days.lake_files("page_recommendations") == []
+
+
+@pytest.mark.parametrize("config", [{"all_days": 3}, {"neighbors": 10}])
+def test_a_choice_there_is_not_is_named(two_days: Platform, config: dict[str, Any]) -> None:
+    [name] = config
+    with pytest.raises(dg.DagsterInvalidConfigError, match=name):
+        run(two_days, DAY[1], select=RECOMMENDATIONS, config=config)
+
+
+def test_fewer_neighbours_and_another_regularisation_can_be_chosen(two_days: Platform) -> None:
+    run(two_days, DAY[1], select=RECOMMENDATIONS, config={"regularisation": 500.0})
+    many = snapshot(two_days, DAY[1])
+    run(two_days, DAY[1], select=RECOMMENDATIONS, config={"neighbours": 1})
+    assert set(snapshot(two_days, DAY[1])) == set(many)
+    assert snapshot(two_days, DAY[1]) != many
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from user_pipeline import settings
+from user_pipeline.io_managers import snapshots
+from user_pipeline.resources.postgres import Databases
+from user_pipeline_tests.platform import Platform
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+{patch}
+current = settings.current()
+platform = Platform(Path(sys.argv[1]), dict(os.environ), current, Databases(current))
+platform.materialize(sys.argv[2], select="page_recommendations")
+"""
+
+
+@pytest.mark.parametrize(
+    ("patch", "stored"),
+    [
+        ("snapshots.SnapshotIOManager._publish = die", DAY[:2]),
+        ("snapshots.run_scripts = die", DAY[:2]),
+        ("snapshots.partition_path = die", DAY[:1]),
+    ],
+)
+def test_killed_between_snapshot_and_table_a_second_run_ends_as_one(
+    two_days: Platform, patch: str, stored: list[str]
+) -> None:
+    run(two_days, DAY[0], select=RECOMMENDATIONS)
+    before = two_days.table("analytics", "page_recommendations")
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED.format(patch=patch), str(two_days.root), DAY[1]],
+        env={**environment(), **two_days.environment},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == -9, done.stderr.decode()[-2000:]
+    files = [f"page_recommendations/date={day}/page_recommendations.parquet" for day in stored]
+    assert two_days.lake_files("page_recommendations") == files
+    assert (two_days.table("analytics", "page_recommendations"), as_of(two_days)) == (before, date(2017, 4, 1))
+
+    run(two_days, DAY[1], select=RECOMMENDATIONS)
+    assert as_of(two_days) == date(2017, 4, 2)
+    assert table(two_days) == snapshot(two_days, DAY[1])
+    assert table(two_days) != letters([(row[0], row[2]) for row in before])
+
+
+def environment() -> dict[str, str]:
+    import os
+
+    return {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+
+
+def test_readers_see_the_old_table_or_the_new(two_days: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    from user_pipeline.io_managers import snapshots
+    from user_pipeline.warehouse import replace as slices
+
+    run(two_days, DAY[0], select=RECOMMENDATIONS)
+    before = two_days.table("analytics", "page_recommendations")
+    seen: list[list[tuple[Any, ...]]] = []
+
+    def watched(transaction: Any) -> Iterator[None]:
+        execute = transaction.execute
+
+        def spying(sql: str, parameters: tuple[Any, ...] = ()) -> int:
+            count: int = execute(sql, parameters)
+            seen.append(two_days.table("analytics", "page_recommendations"))
+            return count
+
+        monkeypatch.setattr(transaction, "execute", spying)
+        yield
+
+    def watching(transaction: Any, name: str) -> None:
+        for _ in watched(transaction):
+            slices.run_scripts(transaction, name)
+
+    monkeypatch.setattr(snapshots, "run_scripts", watching)
+    run(two_days, DAY[1], select=RECOMMENDATIONS)
+    assert len(seen) == 5
+    assert all(rows == before for rows in seen)
+    assert two_days.table("analytics", "page_recommendations") != before

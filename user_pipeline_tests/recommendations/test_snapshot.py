@@ -1,0 +1,199 @@
+"""Recommendations of any history equal a recompute in plain Python, whatever day they are asked for."""
+
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import narwhals as nw
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from user_pipeline.engines.frames import to_reader
+from user_pipeline.recommendations.rules import RULES, broken_rules
+from user_pipeline.recommendations.snapshot import (
+    Choices,
+    NoHistoryError,
+    Summary,
+    Window,
+    new_page_views,
+    read_history,
+    write_recommendations,
+)
+from user_pipeline.transforms.marts import daily_page_views
+from user_pipeline.warehouse.replace import create_marts, merge
+from user_pipeline_tests import oracle
+from user_pipeline_tests.oracle import View
+from user_pipeline_tests.platform import Platform
+
+FIRST = date(2017, 4, 1)
+N_DAYS = 5
+DAYS = [FIRST + timedelta(days=n) for n in range(N_DAYS)]
+# Beyond 2^53 floating-point numbers skip integers: these are neighbours.
+USERS = (0, 1, 2, 2**53 + 1, 2**53 + 2, 2**62 + 1, 2**63 - 1)
+PAGES = ("/", "/a", "/A", "/ü;'\"\\", "/\U0001f600\n,", "/" + "long" * 800, "%s {x} $1")
+
+visit = st.tuples(st.integers(0, N_DAYS - 1), st.sampled_from(USERS), st.sampled_from(PAGES))
+histories = st.lists(visit, max_size=40)
+Visits = list[tuple[int, int, str]]
+
+
+def at(day: int, user: int, url: str) -> View:
+    return View(datetime(2017, 4, 1 + day, 12), url, "production", user)
+
+
+def bring(platform: Platform, views: Iterable[View]) -> None:
+    """Make these views the ones of all five days."""
+    schema = pa.schema(
+        [("ts", pa.timestamp("us")), ("url", pa.string()), ("environment", pa.string()), ("user_id", pa.int64())]
+    )
+    table = pa.Table.from_pylist([view._asdict() for view in set(views)], schema=schema)
+    rows = daily_page_views(nw.from_native(duckdb.connect().from_arrow(table)))
+    start = datetime(2017, 4, 1, tzinfo=UTC)
+    with platform.analytics.transaction() as transaction:
+        merge(transaction, "user_page_views", (start, start + timedelta(days=N_DAYS)), to_reader(rows))
+
+
+def make(platform: Platform, window: Window, **options: Any) -> tuple[list[dict[str, Any]], Summary]:
+    file = snapshot_file(platform)
+    with platform.engine() as engine:
+        history = read_history(platform.analytics, engine, window)
+    choices = Choices(
+        **{"window_days": window.days, "neighbours": 100, "regularisation": 1.0, "memory_limit": 2**28, **options}
+    )
+    summary = write_recommendations(history, file, choices)
+    assert Choices.of(file) == choices
+    return pq.read_table(file).to_pylist(), summary
+
+
+def snapshot_file(platform: Platform) -> Path:
+    return platform.root / "snapshot.parquet"
+
+
+def by_user(rows: list[dict[str, Any]], column: str = "recommended_url") -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    for row in rows:
+        found.setdefault(row["user_id"], []).append(row[column])
+    return found
+
+
+everywhere = settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+
+@everywhere
+@given(histories, st.integers(1, N_DAYS + 1))
+@example([], 3)  # nothing at all
+@example([(0, 1, "/")], 3)  # one page in the world, one user
+@example([(n % 5, user, url) for n, user in enumerate(USERS) for url in PAGES], 5)  # all seen
+@example([(0, 1, "/a"), (1, 1, "/"), (1, 2, "/a"), (4, 1, "/a")], 2)  # seen before the window, and again after it
+@example([(2, 1, "/a"), (2, 2, "/"), (4, 1, "/")], 1)  # seen only after the day
+def test_recommendations_equal_a_recompute(platform: Platform, visits: Visits, days: int) -> None:
+    views = [at(*visit) for visit in visits]
+    bring(platform, views)
+    for last in DAYS:
+        rows, summary = make(platform, Window(last, days))
+
+        expected = oracle.recommendations(views, last, days, 1.0)
+        assert by_user(rows) == {user: expected.ranked(user)[:3] for user in expected.seen if expected.ranked(user)}
+        assert by_user(rows, "popular_url") == {
+            user: expected.most_popular(user)[:3] for user in expected.seen if expected.ranked(user)
+        }
+        assert [row["rank"] for row in rows] == [
+            rank + 1 for user in sorted(expected.seen) for rank in range(min(3, len(expected.ranked(user))))
+        ]
+        assert [row["is_fallback"] for row in rows] == [
+            expected.scores[row["user_id"], row["recommended_url"]] == 0 for row in rows
+        ]
+        assert {row["candidates"] for row in rows} <= {len(expected.pages)}
+        assert (summary.users, summary.active_users) == (len(by_user(rows)), len(expected.seen))
+        assert (summary.rows, summary.pages) == (len(rows), len(expected.pages))
+        assert summary.views == sum(expected.popularity.values())
+        assert summary.filled_rows == sum(row["is_fallback"] for row in rows)
+
+
+@everywhere
+@given(histories, st.integers(1, N_DAYS), st.data())
+def test_the_rules_hold_for_what_is_made_and_for_nothing_else(
+    platform: Platform, visits: Visits, days: int, data: st.DataObject
+) -> None:
+    views = [at(*visit) for visit in visits]
+    bring(platform, views)
+    window = Window(data.draw(st.sampled_from(DAYS)), days)
+    rows, _ = make(platform, window)
+    assert broken(platform, window) == set()
+    if not rows:
+        return
+
+    spoilt = [dict(row) for row in rows]
+    row = data.draw(st.sampled_from(spoilt))
+    fault = data.draw(st.sampled_from(["missing", "gap", "twice", "seen", "stranger"]))
+    expected = set()
+    if fault == "missing":
+        spoilt.remove(row)
+        last = max(other["rank"] for other in rows if other["user_id"] == row["user_id"])
+        expected = {"eligible_users"} | ({"ranks"} if row["rank"] < last else set())
+    elif fault == "gap":
+        row["rank"] += 3
+        expected = {"ranks"}
+    elif fault == "twice":
+        spoilt.append({**row, "rank": max(other["rank"] for other in rows if other["user_id"] == row["user_id"]) + 1})
+        expected = {"unique_pages"} | ({"ranks"} if spoilt[-1]["rank"] > 3 else set())
+    elif fault == "seen":
+        seen = oracle.recommendations(views, window.last, days, 1.0).seen[row["user_id"]]
+        row["recommended_url"] = data.draw(st.sampled_from(sorted(seen)))
+        expected = {"unseen"}
+    elif fault == "stranger":
+        spoilt.append({**row, "user_id": 77, "rank": 1})
+        expected = {"eligible_users"}
+    schema = pq.read_schema(snapshot_file(platform))
+    pq.write_table(pa.Table.from_pylist(spoilt, schema=schema), snapshot_file(platform))
+    assert broken(platform, window) == expected
+
+
+def broken(platform: Platform, window: Window) -> set[str]:
+    with platform.analytics.transaction() as transaction:
+        found = broken_rules(transaction, snapshot_file(platform), window)
+    assert set(found) == set(RULES)
+    return {name for name, offenders in found.items() if offenders}
+
+
+@everywhere
+@given(histories)
+def test_new_page_views_are_those_of_no_day_before(platform: Platform, visits: Visits) -> None:
+    views = [at(*visit) for visit in visits]
+    bring(platform, views)
+    for day in DAYS:
+        with platform.analytics.transaction() as transaction:
+            rows = new_page_views(transaction, day).read_all().to_pylist()
+        assert sorted((row["user_id"], row["url"]) for row in rows) == sorted(oracle.new_page_views(views, day))
+
+
+def test_the_same_views_give_the_same_bytes(platform: Platform) -> None:
+    bring(platform, [at(n % 5, n % 40, f"/{n * n % 30}") for n in range(600)])
+    contents = []
+    for memory_limit in (2**28, 2**22, 2**28):
+        make(platform, Window(DAYS[-1], 5), memory_limit=memory_limit)
+        contents.append(snapshot_file(platform).read_bytes())
+    # In small chunks the same rows, though the file is cut differently.
+    assert contents[0] == contents[2]
+    assert pq.read_table(pa.BufferReader(contents[0])) == pq.read_table(pa.BufferReader(contents[1]))
+
+
+def test_a_window_may_reach_back_before_all_time() -> None:
+    assert Window(date(2017, 4, 3), 3).first == date(2017, 4, 1)
+    assert Window(date(2, 1, 1), 9999).first == date.min
+    assert Window(date(2017, 4, 30), 1).condition == "day >= '2017-04-30' and day < '2017-05-01'"
+
+
+def test_without_any_views_table_it_says_what_to_materialize(platform: Platform) -> None:
+    with platform.engine() as engine, pytest.raises(NoHistoryError, match="materialize the asset user_page_views"):
+        read_history(platform.analytics, engine, Window(FIRST, 90))
+    with platform.analytics.transaction() as transaction:
+        create_marts(transaction)
+    assert make(platform, Window(FIRST, 90)) == ([], Summary(0, 0, 0, 0, 0, 0, 0))
