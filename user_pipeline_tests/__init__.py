@@ -1,0 +1,4 @@
+from pathlib import Path
+
+CHECKOUT = Path(__file__).parents[1]
+"""The directory of the project."""

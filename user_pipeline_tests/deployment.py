@@ -28,11 +28,10 @@ import yaml
 
 from user_pipeline.resources import embedded_postgres as postgres
 from user_pipeline.resources.embedded_postgres import SUPERUSER
-from user_pipeline_tests import container, oracle
+from user_pipeline_tests import CHECKOUT, container, oracle
 from user_pipeline_tests.platform import update, view
 from user_pipeline_tests.servers import PasswordServer
 
-CHECKOUT = Path(__file__).parents[1]
 DEPLOY = CHECKOUT / "deploy"
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "docker-compose.yaml").read_text())
 BUCKETS = ("web-logs", "lake", "dagster-logs")

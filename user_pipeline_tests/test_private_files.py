@@ -24,9 +24,9 @@ from user_pipeline import settings
 from user_pipeline.private_files import keep_private
 from user_pipeline.resources import embedded_postgres as postgres
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
+from user_pipeline_tests import CHECKOUT
 from user_pipeline_tests.cli.conftest import discard
 
-CHECKOUT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 NOBODY = 65_534
 DAYS = ("2017-04-01", "2017-04-02")

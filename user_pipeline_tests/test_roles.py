@@ -17,10 +17,11 @@ from user_pipeline.cli.sample_logs import SampleLogs
 from user_pipeline.resources.postgres import Databases, StatementError
 from user_pipeline.settings import Settings
 from user_pipeline.warehouse.create import create_tables
+from user_pipeline_tests import CHECKOUT
 from user_pipeline_tests.platform import Platform, update, view
 from user_pipeline_tests.servers import PasswordServer, password_server
 
-ROLES = Path(__file__).parents[1] / "deploy/sql/roles.sql"
+ROLES = CHECKOUT / "deploy/sql/roles.sql"
 TABLES = [
     ("staging", "user_updates"),
     ("staging", "page_views"),

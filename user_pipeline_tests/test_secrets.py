@@ -32,11 +32,12 @@ from user_pipeline.resources.postgres import Databases
 from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.settings import Settings
 from user_pipeline.warehouse.create import create_tables
+from user_pipeline_tests import CHECKOUT
 from user_pipeline_tests.platform import Platform, update, view
 from user_pipeline_tests.s3 import s3_endpoint
 from user_pipeline_tests.servers import PasswordServer, password_server
 
-DAGSTER_YAML = Path(__file__).parents[1] / "dagster.yaml"
+DAGSTER_YAML = CHECKOUT / "dagster.yaml"
 PLANTED = {
     name: f"planted{name}secret"
     for name in (

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dagster import DagsterInstance, Field
-from dagster._core.instance.ref import InstanceRef
 
+from user_pipeline.dagster_internals import InstanceRef
 from user_pipeline.private_files import keep_private
 
 # On import: Dagster makes the storages, and with them the embedded Postgres, before it makes the instance.

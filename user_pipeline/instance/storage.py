@@ -8,14 +8,17 @@ import json
 from collections.abc import Mapping
 from typing import Any, Self
 
-from dagster._config.config_schema import UserConfigSchema
-from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
-from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
 from dagster_postgres.utils import retry_pg_connection_fn
 from sqlalchemy import NullPool, create_engine, text
 
 from user_pipeline import settings
+from user_pipeline.dagster_internals import (
+    LEGACY_STORAGE_MODULE,
+    ConfigurableClassData,
+    LocalComputeLogManager,
+    UserConfigSchema,
+)
 from user_pipeline.resources.embedded_postgres import database_url
 
 _TABLES_LOCK = 0x75705F6461677374  # "up_dagst": any number that no one else of this database locks on
@@ -81,7 +84,7 @@ class PostgresStorage(DagsterPostgresStorage):
             "config_yaml": whole.config_yaml,
         }
         # JSON is YAML, too.
-        return ConfigurableClassData("dagster._core.storage.legacy_storage", wrapper, json.dumps(configuration))
+        return ConfigurableClassData(LEGACY_STORAGE_MODULE, wrapper, json.dumps(configuration))
 
 
 class DataDirComputeLogManager(LocalComputeLogManager):

@@ -8,10 +8,10 @@ says in ``Host``, ``Origin`` and ``Sec-Fetch-Site`` whom it asks and for whom. P
 
 import re
 from ipaddress import ip_address
+from typing import Any
 from urllib.parse import urlsplit
 
 import dagster_webserver.app
-from dagster._core.workspace.context import BaseWorkspaceRequestContext, IWorkspaceProcessContext
 from dagster_webserver.webserver import DagsterWebserver
 from graphql import GraphQLError, OperationDefinitionNode, OperationType, parse
 from starlette.datastructures import Headers, QueryParams
@@ -43,12 +43,10 @@ _NO_PAGES = frozenset(
 def guard() -> None:
     """Make every web server that this process makes from now on a guarded one."""
     # Dagster has no setting for it.
-    dagster_webserver.app.DagsterWebserver = GuardedWebserver  # type: ignore[assignment, attr-defined]
+    dagster_webserver.app.DagsterWebserver = GuardedWebserver  # type: ignore[attr-defined]
 
 
-class GuardedWebserver(
-    DagsterWebserver[IWorkspaceProcessContext[BaseWorkspaceRequestContext], BaseWorkspaceRequestContext]
-):
+class GuardedWebserver(DagsterWebserver[Any, Any]):
     """Dagster's web server behind the guard."""
 
     def build_middleware(self) -> list[Middleware]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).parents[2]
+from user_pipeline_tests import CHECKOUT
+
 PROGRAM = Path(sys.executable).with_name("user-pipeline")
 
 

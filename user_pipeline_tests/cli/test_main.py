@@ -13,9 +13,9 @@ from moto.server import ThreadedMotoServer
 from user_pipeline.cli.sample_logs import SampleLogs
 from user_pipeline.resources import embedded_postgres as postgres
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
+from user_pipeline_tests import CHECKOUT
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-CHECKOUT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("user-pipeline")
 SMALL = ("sample", "--days=2", "--users=50", "--views-per-day=200")
 

@@ -19,7 +19,8 @@ from user_pipeline.resources.embedded_postgres import SUPERUSER, binaries
 from user_pipeline.resources.postgres import Databases
 from user_pipeline.settings import Settings
 from user_pipeline.warehouse.create import create_tables
-from user_pipeline_tests.deployment import CHECKOUT, COMPOSE, DEPLOY
+from user_pipeline_tests import CHECKOUT
+from user_pipeline_tests.deployment import COMPOSE, DEPLOY
 from user_pipeline_tests.platform import Platform, update, view
 from user_pipeline_tests.servers import PasswordServer, password_server
 

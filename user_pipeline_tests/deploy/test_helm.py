@@ -12,7 +12,8 @@ from kubernetes.client import V1NetworkPolicy, V1Pod, V1PodSpec
 from sqlalchemy.engine import make_url
 
 from user_pipeline.settings import Settings
-from user_pipeline_tests.deployment import CHECKOUT, DEPLOY, IMAGE_USER
+from user_pipeline_tests import CHECKOUT
+from user_pipeline_tests.deployment import DEPLOY, IMAGE_USER
 from user_pipeline_tests.helm import HELM, RELEASE, code_deployment, image_name, run_job, service_pods, typed
 
 GUIDE = (CHECKOUT / "docs" / "deploy.md").read_text()

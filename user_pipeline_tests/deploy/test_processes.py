@@ -21,9 +21,9 @@ import pytest
 import yaml
 
 from user_pipeline.resources.embedded_postgres import SUPERUSER
+from user_pipeline_tests import CHECKOUT
 from user_pipeline_tests.deployment import (
     BUCKETS,
-    CHECKOUT,
     DEPLOY,
     IMAGE_USER,
     PASSWORDS,

@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from user_pipeline_tests import CHECKOUT
+
 ASSETS = (
     "raw_user_updates",
     "raw_page_views",
@@ -80,7 +82,7 @@ class Parent:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            cwd=Path(__file__).parents[2],
+            cwd=CHECKOUT,
             # These would start threads when they are imported.
             env={**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system", "OPENBLAS_NUM_THREADS": "1"},
         ) as process:

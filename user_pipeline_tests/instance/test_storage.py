@@ -13,9 +13,10 @@ from dagster._core.instance.ref import InstanceRef
 from user_pipeline import settings
 from user_pipeline.instance.storage import PostgresStorage
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
+from user_pipeline_tests import CHECKOUT
 
 Query = Callable[[str, str], list[tuple[object, ...]]]
-DAGSTER_YAML = Path(__file__).parents[2] / "dagster.yaml"
+DAGSTER_YAML = CHECKOUT / "dagster.yaml"
 DEFINITIONS = """
 import dagster as dg
 

@@ -28,8 +28,8 @@ from websockets.typing import Origin, Subprotocol
 from user_pipeline import settings
 from user_pipeline.instance import webserver
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
+from user_pipeline_tests import CHECKOUT
 
-CHECKOUT = Path(__file__).parents[1]
 UI = "dagster.example.com"
 HERE = "127.0.0.1:PORT"
 """The address that is asked; PORT stands for the server's."""

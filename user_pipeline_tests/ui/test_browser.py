@@ -31,9 +31,9 @@ from obstore.store import LocalStore
 from playwright.sync_api import Browser, FloatRect, Locator, Page, Response, expect, sync_playwright
 
 from user_pipeline.cli.sample_logs import SampleLogs
+from user_pipeline_tests import CHECKOUT
 from user_pipeline_tests.cli.conftest import discard
 
-CHECKOUT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")
 PATIENCE = 150.0
 """Seconds for what may take long on a slow machine; what has failed is told at once."""

@@ -16,14 +16,15 @@ from urllib.error import HTTPError, URLError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import dagster as dg
-from dagster._core.errors import DagsterAssetCheckFailedError, DagsterExecutionStepExecutionError
-from dagster._core.storage.tags import (
+
+from user_pipeline import settings
+from user_pipeline.dagster_internals import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
     PARTITION_NAME_TAG,
+    DagsterAssetCheckFailedError,
+    DagsterExecutionStepExecutionError,
 )
-
-from user_pipeline import settings
 from user_pipeline.masking import mask
 from user_pipeline.settings import Settings, Webhook
 
@@ -61,9 +62,6 @@ def failed_checks(context: dg.RunStatusSensorContext) -> None:
     """One alert for a run that succeeded with failed checks."""
     if checks := _failed_checks(context.instance, context.dagster_run.run_id):
         _alert(context, f":warning: *{context.dagster_run.job_name}* succeeded, but checks failed", _lines(checks))
-
-
-SENSORS = [failed_runs, failed_checks]
 
 
 def _alert(context: dg.RunStatusSensorContext, title: str, lines: Iterable[str]) -> None:

@@ -17,16 +17,17 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-# Dagster has no public way to have a failure read again. These are all the private names this needs; test_retries.py
-# uses them with the daemon's own code.
-from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, PARENT_RUN_ID_TAG, WILL_RETRY_TAG
-
+from user_pipeline.dagster_internals import (
+    AUTO_RETRY_RUN_ID_TAG,
+    EVENT_LOG_CONSUMER_CURSOR,
+    PARENT_RUN_ID_TAG,
+    RETRY_FAILED_MESSAGE,
+    WILL_RETRY_TAG,
+)
 from user_pipeline.errors import masked
 
-_CURSOR = f"EVENT_LOG_CONSUMER_CURSOR-{dg.DagsterEventType.RUN_FAILURE.value}"
+_CURSOR = EVENT_LOG_CONSUMER_CURSOR + dg.DagsterEventType.RUN_FAILURE.value
 """Where the daemon keeps the number of the last failure it read."""
-_RETRY_FAILED = "Failed to retry run"
-"""What the daemon reports of a run when it could not request the retry; it then takes back the tag, too."""
 
 _REPORT = "Dagster's daemon missed the retry of this run; it is made to read the failure again"
 _MOST_REPORTS = 3
@@ -51,9 +52,6 @@ def missed_retries(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         return dg.SkipReason("no retry was missed")
     context.log.warning("retries that Dagster's daemon missed: %s", ", ".join(missed))
     return dg.SkipReason(f"the daemon is made to read the failures of {len(missed)} runs again")
-
-
-SENSORS = [missed_retries]
 
 
 def read_again(instance: dg.DagsterInstance, now: datetime) -> list[str]:
@@ -94,7 +92,7 @@ def _missed(instance: dg.DagsterInstance, run: dg.DagsterRun) -> int | None:
         if event.event_type == dg.DagsterEventType.RUN_FAILURE:
             failure = record.storage_id
         messages.append(event.message)
-    due = promised == "true" or _RETRY_FAILED in messages
+    due = promised == "true" or RETRY_FAILED_MESSAGE in messages
     if not due or messages.count(_REPORT) >= _MOST_REPORTS:
         return None
     # Also one that a person requested.

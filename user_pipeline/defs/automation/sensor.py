@@ -7,17 +7,14 @@ from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
-from dagster._core.definitions.partitions.partitioned_schedule import UnresolvedPartitionedAssetScheduleDefinition
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
-from dagster._core.storage.tags import (
+
+from user_pipeline import settings
+from user_pipeline.dagster_internals import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
     PARTITION_NAME_TAG,
 )
-
-from user_pipeline import settings
 from user_pipeline.defs.automation.change_detection import Position, may_look_again, plan
-from user_pipeline.defs.automation.run_retention import delete_old_runs, delete_old_runs_schedule
 from user_pipeline.defs.common import RETRY
 from user_pipeline.defs.ingest.data_versions import is_done, latest_versions, raw_key, unobserved
 from user_pipeline.defs.raw.assets import read_feed
@@ -238,25 +235,3 @@ def _busy(instance: dg.DagsterInstance) -> list[tuple[date, date]]:
         if first and last:
             ranges.append((date.fromisoformat(first), date.fromisoformat(last)))
     return ranges
-
-
-JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
-    log_pipeline,
-    fake_users,
-    catalog_new_objects,
-    delete_old_runs,
-]
-SCHEDULES: list[dg.ScheduleDefinition | UnresolvedPartitionedAssetScheduleDefinition] = [
-    delete_old_runs_schedule,
-    *(
-        dg.build_schedule_from_partitioned_job(
-            job,
-            hour_of_day=0,
-            minute_of_hour=30,
-            description="At 00:30 UTC, the day before.",
-            default_status=dg.DefaultScheduleStatus.RUNNING,
-        )
-        for job in (log_pipeline, fake_users)
-    ),
-]
-SENSORS = [new_logs]

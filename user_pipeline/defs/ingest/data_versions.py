@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 
 import dagster as dg
-from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
+from user_pipeline.dagster_internals import DATA_VERSION_TAG
 from user_pipeline.ingest.feeds import Feed
 from user_pipeline.ingest.manifest import Catalog
 
