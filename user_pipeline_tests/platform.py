@@ -14,11 +14,12 @@ from obstore.store import LocalStore
 
 from user_pipeline import settings
 from user_pipeline.engines.duckdb import Engine
+from user_pipeline.ingest.feeds import FEEDS
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
 from user_pipeline.resources.postgres import Databases, Postgres
 from user_pipeline.resources.storage import ObjectStorage
 
-LOG_PIPELINE = ("group:raw", "group:cleaned", "group:marts", "group:exports")
+LOG_PIPELINE = ("group:ingest", "group:raw", "group:cleaned", "group:marts", "group:exports")
 
 
 @dataclass(frozen=True)
@@ -92,15 +93,22 @@ class Platform:
         *,
         select: str | Sequence[str] = LOG_PIPELINE,
         checks: bool = True,
+        ingest: bool = True,
         raise_on_error: bool = True,
         instance: dg.DagsterInstance | None = None,
         run_config: Any = None,
     ) -> dg.ExecuteInProcessResult:
         """Materialise a day or a range of days through Dagster, checks included."""
         from user_pipeline.definitions import defs
+        from user_pipeline.defs.ingest.data_versions import ingested_key, raw_key
 
         names = [select] if isinstance(select, str) else list(select)
         selection = dg.AssetSelection.from_coercible(names)
+        selected = selection.resolve(defs.resolve_asset_graph())
+        for feed in FEEDS:
+            # As in the daily job: what is new is read before it becomes a raw day.
+            if raw_key(feed) in selected and ingest:
+                selection |= dg.AssetSelection.assets(ingested_key(feed))
         if not checks:
             selection = selection.without_checks()
         job = dg.define_asset_job("test_job", selection=selection)

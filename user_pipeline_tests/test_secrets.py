@@ -313,7 +313,10 @@ def test_a_run_through_the_command_line_on_the_shipped_instance(
         "-m",
         "user_pipeline.definitions",
     ]
-    select = ["--select", "group:raw or group:cleaned or group:marts or group:exports or group:fake_users"]
+    select = [
+        "--select",
+        " or ".join((*LOG_PIPELINE, "group:fake_users")),
+    ]
     done = subprocess.run(
         [*command, *select, "--partition", "2017-04-01"],
         env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,

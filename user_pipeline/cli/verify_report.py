@@ -10,7 +10,7 @@ _REBUILT = ("rejected_lines", "users", "users_daily", "user_page_views", "user_p
 _DAYS_SHOWN = 20
 _MATERIALIZE = (
     "dagster asset materialize -m user_pipeline.definitions "
-    "--select 'group:raw or group:cleaned or group:marts or group:exports' "
+    "--select 'group:ingest or group:raw or group:cleaned or group:marts or group:exports' "
 )
 
 

@@ -1,12 +1,17 @@
 """What every asset of the log pipeline shares."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
 import dagster as dg
 
+from user_pipeline.dagster_internals import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    PARTITION_NAME_TAG,
+)
 from user_pipeline.defs.partitions import DAILY
 
 # Single-run backfills and partitioned checks are used knowingly; without this every command prints pages of it.
@@ -27,18 +32,26 @@ PERSONAL = {"personal_data": "yes"}
 """The tag of assets with names or e-mail addresses."""
 
 
-def daily_asset(**options: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:  # noqa: ANN401 - dg.asset's
+def unpartitioned_asset(**options: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:  # noqa: ANN401 - dg.asset's
     """:func:`dagster.asset` with what all assets have in common; an option given here replaces the common one."""
-    common = {
-        "partitions_def": DAILY,
-        # A run costs seconds of start-up whatever it does, so a range of days is one run.
-        "backfill_policy": dg.BackfillPolicy.single_run(),
-        "owners": OWNERS,
-        "retry_policy": RETRY,
-        "freshness_policy": FRESHNESS,
-    }
+    common = {"owners": OWNERS, "retry_policy": RETRY, "freshness_policy": FRESHNESS}
     decorator: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(**{**common, **options})
     return decorator
+
+
+def daily_asset(**options: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:  # noqa: ANN401 - dg.asset's
+    """The same for an asset with a partition a day."""
+    # A run costs seconds of start-up whatever it does, so a range of days is one run.
+    daily = {"partitions_def": DAILY, "backfill_policy": dg.BackfillPolicy.single_run()}
+    return unpartitioned_asset(**{**daily, **options})
+
+
+def partition_range(tags: Mapping[str, str]) -> tuple[str, str] | tuple[None, None]:
+    """The first and the last partition that a run is for, by its tags; None twice if it has none."""
+    only = tags.get(PARTITION_NAME_TAG)
+    first = tags.get(ASSET_PARTITION_RANGE_START_TAG, only)
+    last = tags.get(ASSET_PARTITION_RANGE_END_TAG, only)
+    return (first, last) if first and last else (None, None)
 
 
 def column_lineage(**columns: str) -> dict[str, Any]:

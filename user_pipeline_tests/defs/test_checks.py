@@ -10,7 +10,8 @@ import duckdb
 import pytest
 
 from user_pipeline.definitions import defs
-from user_pipeline.defs.raw.checks import every_line_accounted, partition_complete
+from user_pipeline.defs.ingest.checks import every_line_accounted
+from user_pipeline.defs.raw.checks import partition_complete
 from user_pipeline.defs.recommendations import checks as recommendations
 from user_pipeline.defs.recommendations.checks import check_recommendations
 from user_pipeline.ingest.feeds import FEEDS, PAGE_VIEWS, USER_UPDATES, Feed
@@ -124,7 +125,7 @@ def test_an_object_whose_lines_do_not_add_up_is_named(full: Platform) -> None:
         tamper(full, feed, lambda entry: replace(entry, lines=entry.lines + 2) if "a" in entry.key[10:] else entry)
     result = every_line_accounted(Catalog.load(full.storage.lake, PAGE_VIEWS))
     assert (result.passed, result.description) == (False, "PageViews/late.json: 2 of 102 lines")
-    found = check_alone("raw_user_updates", DAYS[1])["every_line_accounted"]
+    found = check_alone("ingested_user_updates")["every_line_accounted"]
     assert (found.passed, found.description) == (False, "UserUpdates/a.csv: 2 of 38 lines")
     assert (found.severity, found.blocking) == (dg.AssetCheckSeverity.ERROR, True)
 
@@ -179,12 +180,12 @@ def test_an_object_that_could_not_be_read_is_named_until_it_changes(full: Platfo
     assert not first.success
     again = run(full, DAYS[0])
     assert again.success
-    broken = evaluations(again)["raw_page_views", "no_broken_objects"]
+    broken = evaluations(again)["ingested_page_views", "no_broken_objects"]
     assert (broken.passed, broken.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert str(broken.description).startswith("PageViews/cut.json.gz: ")
     assert "user_page_views_csv" in executed(again)
     full.put("PageViews/cut.json.gz", whole)
-    assert evaluations(run(full, DAYS[0]))["raw_page_views", "no_broken_objects"].passed
+    assert evaluations(run(full, DAYS[0]))["ingested_page_views", "no_broken_objects"].passed
 
 
 def test_a_cleaned_day_that_lost_rows_is_named(full: Platform) -> None:
@@ -294,7 +295,7 @@ def test_a_blocking_check_of_raw_stops_what_comes_after_and_only_that(full: Plat
     result = run(full, DAYS[0], last)
     assert not result.success
     found = evaluations(result)
-    assert not found["raw_page_views", "every_line_accounted"].passed
+    assert not found["ingested_page_views", "every_line_accounted"].passed
     assert executed(result) == {"raw_page_views", "raw_user_updates", "user_updates", "users"}
     assert [row[0] for row in before] == [row[0] for row in full.table("analytics", "user_page_views")]
 
@@ -341,8 +342,8 @@ def test_a_fault_made_by_the_run_itself_stops_what_comes_after(
 def test_the_catalog_of_one_feed_says_nothing_of_the_other(full: Platform) -> None:
     run(full, DAYS[0], select="group:raw")
     tamper(full, USER_UPDATES, lambda entry: replace(entry, lines=entry.lines + 1))
-    assert check_alone("raw_page_views", DAYS[0])["every_line_accounted"].passed
-    assert not check_alone("raw_user_updates", DAYS[0])["every_line_accounted"].passed
+    assert check_alone("ingested_page_views")["every_line_accounted"].passed
+    assert not check_alone("ingested_user_updates")["every_line_accounted"].passed
     engine = full.engine()
     with engine:
         catalog = Catalog.load(full.storage.lake, PAGE_VIEWS)

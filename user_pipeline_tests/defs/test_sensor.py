@@ -62,7 +62,7 @@ class Daemon:
                 return days
             for request in requests:
                 assert self.run(request).success
-                if request.job_name != "catalog_new_objects":
+                if request.job_name != "ingest_new_objects":
                     days.append(str(request.run_key).partition(":")[0])
         raise AssertionError("it never settles")
 
@@ -87,7 +87,7 @@ def test_new_objects_are_cataloged_and_their_days_are_run_as_ranges(daemon: Daem
     daemon.platform.put_views("PageViews/a", views(1, 2, 3, 7))
     daemon.platform.put("UserUpdates/a", update("2017-04-04T10:00:00"))
     [look] = daemon.tick()
-    assert look.job_name == "catalog_new_objects"
+    assert look.job_name == "ingest_new_objects"
     assert daemon.run(look).success
     first, second = daemon.tick()
     assert (first.tags[RANGE[0]], first.tags[RANGE[1]]) == ("2017-04-01", "2017-04-04")
@@ -158,7 +158,7 @@ def test_one_look_at_a_time_and_ever_later_while_looks_are_in_vain(
 ) -> None:
     daemon.platform.put_views("PageViews/a", views(1))
     [look] = daemon.tick()
-    job = defs.resolve_job_def("catalog_new_objects")
+    job = defs.resolve_job_def("ingest_new_objects")
     run = daemon.instance.create_run_for_job(job, tags=dict(look.tags), status=dg.DagsterRunStatus.STARTED)
     assert daemon.tick() == []
     assert f"run {run.run_id} is cataloging" in str(daemon.skip_reason)
@@ -213,7 +213,8 @@ def test_an_object_that_cannot_be_fetched_blocks_no_other_and_is_reported_until_
     [check] = [
         evaluation
         for evaluation in result.get_asset_check_evaluations()
-        if (evaluation.asset_key.to_user_string(), evaluation.check_name) == ("raw_page_views", "no_broken_objects")
+        if (evaluation.asset_key.to_user_string(), evaluation.check_name)
+        == ("ingested_page_views", "no_broken_objects")
     ]
     assert not check.passed
     assert "PageViews/secret: not fetched in 5 attempts" in str(check.description)
@@ -232,7 +233,7 @@ def test_a_day_whose_input_changed_is_shown_as_stale_until_it_is_redone(daemon: 
     daemon.platform.materialize(days[0], days[-1], instance=daemon.instance)
     assert daemon.stale("raw_page_views", *days) == []
     daemon.platform.put_views("PageViews/late", views(2))
-    assert defs.resolve_job_def("catalog_new_objects").execute_in_process(instance=daemon.instance).success
+    assert defs.resolve_job_def("ingest_new_objects").execute_in_process(instance=daemon.instance).success
     assert daemon.stale("raw_page_views", *days) == [days[1]]
     assert daemon.stale("raw_user_updates", *days) == []
     daemon.platform.materialize(days[1], instance=daemon.instance, select="raw_page_views")
@@ -254,8 +255,8 @@ def test_a_change_that_dagster_was_not_told_of_is_told_by_the_sensor(
     daemon.platform.put_views("PageViews/late", views(1))
     with monkeypatch.context() as patch:
         # The catalog is committed, and then the run ends.
-        patch.setattr("user_pipeline.defs.raw.assets.unobserved", killed)
-        job = defs.resolve_job_def("catalog_new_objects")
+        patch.setattr("user_pipeline.defs.ingest.assets.unreported_days", killed)
+        job = defs.resolve_job_def("ingest_new_objects")
         assert not job.execute_in_process(instance=daemon.instance, raise_on_error=False).success
     assert daemon.stale("raw_page_views", "2017-04-01") == []
     daemon.tick()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from user_pipeline import settings
 from user_pipeline.defs.automation.alerts import message
-from user_pipeline.defs.raw.checks import no_broken_objects
+from user_pipeline.defs.ingest.checks import no_broken_objects
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
 from user_pipeline.ingest.manifest import Catalog
 from user_pipeline.ingest.reader import Ingested, read_new_objects

@@ -22,7 +22,7 @@ from user_pipeline_tests.platform import LOG_PIPELINE, Platform, update, view
 DAYS = ["2017-04-01", "2017-04-02", "2017-04-03"]
 MATERIALIZE = (
     "dagster asset materialize -m user_pipeline.definitions "
-    "--select 'group:raw or group:cleaned or group:marts or group:exports' "
+    "--select 'group:ingest or group:raw or group:cleaned or group:marts or group:exports' "
 )
 TABLES = (
     "raw_user_updates", "user_updates", "users_daily", "raw_page_views", "page_views", "user_page_views_daily",

@@ -19,12 +19,10 @@ import dagster as dg
 
 from user_pipeline import settings
 from user_pipeline.dagster_internals import (
-    ASSET_PARTITION_RANGE_END_TAG,
-    ASSET_PARTITION_RANGE_START_TAG,
-    PARTITION_NAME_TAG,
     DagsterAssetCheckFailedError,
     DagsterExecutionStepExecutionError,
 )
+from user_pipeline.defs.common import partition_range
 from user_pipeline.masking import mask
 from user_pipeline.settings import Settings, Webhook
 
@@ -80,9 +78,8 @@ def _alert(context: dg.RunStatusSensorContext, title: str, lines: Iterable[str])
 
 def message(current: Settings, run: dg.DagsterRun, title: str, lines: Iterable[str]) -> dict[str, Any]:
     """The JSON body of an alert, in which no e-mail address and no secret appears."""
-    only = run.tags.get(PARTITION_NAME_TAG)
-    first = run.tags.get(ASSET_PARTITION_RANGE_START_TAG)
-    days = f"{first}...{run.tags.get(ASSET_PARTITION_RANGE_END_TAG)}" if first else only
+    first, last = partition_range(run.tags)
+    days = first if first == last else f"{first}...{last}"
     text = [_escape(mask(line, current)) for line in (title, f"*Partition:* {days or 'none'}", *lines)]
     link = f"<{current.ui_url}/runs/{run.run_id}|Open the run>" if current.ui_url else f"Run {run.run_id}"
     return {"text": "\n".join([*text, link])}

@@ -1,4 +1,4 @@
-"""What runs by itself: the daily schedules, and the sensor that notices what arrives."""
+"""The sensor that finds new objects, has them ingested, and has the days that changed rematerialized."""
 
 import hashlib
 import json
@@ -12,17 +12,14 @@ from user_pipeline import settings
 from user_pipeline.dagster_internals import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
-    PARTITION_NAME_TAG,
 )
 from user_pipeline.defs.automation.change_detection import Position, may_look_again, plan
-from user_pipeline.defs.common import RETRY
-from user_pipeline.defs.ingest.data_versions import is_done, latest_versions, raw_key, unobserved
-from user_pipeline.defs.raw.assets import read_feed
-from user_pipeline.engines.duckdb import Engine
-from user_pipeline.errors import masked, never_retried
+from user_pipeline.defs.automation.jobs import daily_log_pipeline, ingest_new_objects
+from user_pipeline.defs.common import partition_range
+from user_pipeline.defs.ingest.data_versions import is_done, latest_versions, raw_key, unreported_days
+from user_pipeline.errors import masked
 from user_pipeline.ingest.feeds import FEEDS, Feed
 from user_pipeline.ingest.manifest import Catalog
-from user_pipeline.resources.postgres import Databases
 from user_pipeline.resources.storage import ObjectStorage
 
 if TYPE_CHECKING:
@@ -39,58 +36,9 @@ _UNFINISHED = [
 ]
 _NEW_OBJECTS_TAG = "user_pipeline/new_objects"
 
-log_pipeline = dg.define_asset_job(
-    "daily_log_pipeline",
-    selection=dg.AssetSelection.groups("raw", "cleaned", "marts", "exports"),
-    description="Brings one day (or a range of days) of both feeds into the tables and exports.",
-)
-fake_users = dg.define_asset_job(
-    "daily_fake_users",
-    selection=dg.AssetSelection.groups("fake_users"),
-    description="Makes up, cleans and reports on the fake users of one day (or a range of days).",
-)
-
-
-def _catalog_op(feed: Feed) -> dg.OpDefinition:
-    @dg.op(
-        name=f"catalog_{feed.name}",
-        description=f"Read the objects under {feed.folder}/ that are new or changed.",
-        retry_policy=RETRY,
-        out=dg.Out(dg.Nothing),
-    )
-    def catalog(
-        context: dg.OpExecutionContext,
-        storage: dg.ResourceParam[ObjectStorage],
-        engine: dg.ResourceParam[Engine],
-        databases: dg.ResourceParam[Databases],
-    ) -> None:
-        with never_retried():
-            ingested = read_feed(context.instance, feed, storage, engine, databases)
-            context.log.info(
-                "%s: %d of %d objects read, %d days changed",
-                feed.folder,
-                len(ingested.entries),
-                ingested.listed,
-                len(ingested.catalog.changes(ingested.since)),
-            )
-            ingested.raise_for_objects()
-
-    return catalog
-
-
-@dg.job(
-    description="Reads the objects that are new in the source and catalogs which days they bring. "
-    "The sensor new_logs runs it, and then the days' pipeline.",
-    executor_def=dg.in_process_executor,
-)
-def catalog_new_objects() -> None:
-    """Both feeds; what one cannot read does not keep the other from being read."""
-    for feed in FEEDS:
-        _catalog_op(feed)()
-
 
 @dg.sensor(
-    jobs=[catalog_new_objects, log_pipeline],
+    jobs=[ingest_new_objects, daily_log_pipeline],
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Looks into both feed folders. Has new and changed objects cataloged, then redoes exactly the days "
@@ -122,7 +70,7 @@ def new_logs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         asset_events=[
             observation
             for feed, catalog in catalogs.items()
-            for observation in unobserved(
+            for observation in unreported_days(
                 context.instance, catalog, list(catalog.changes(since=positions[feed].version))
             )
         ],
@@ -145,7 +93,7 @@ def _look(
         seen.append(f"{feed.folder}: {listing.num_rows} objects, {unknown[feed].num_rows} new or changed")
     if not any(table.num_rows for table in unknown.values()):
         return
-    runs = instance.get_run_records(dg.RunsFilter(job_name=catalog_new_objects.name, statuses=_UNFINISHED), limit=1)
+    runs = instance.get_run_records(dg.RunsFilter(job_name=ingest_new_objects.name, statuses=_UNFINISHED), limit=1)
     if runs:
         seen.append(f"run {runs[0].dagster_run.run_id} is cataloging")
         return
@@ -154,7 +102,7 @@ def _look(
     ended = [datetime.fromtimestamp(run.end_time or run.update_timestamp.timestamp(), UTC) for run in earlier]
     if may_look_again(ended, now):
         yield dg.RunRequest(
-            job_name=catalog_new_objects.name,
+            job_name=ingest_new_objects.name,
             run_key=f"{digest}:{len(earlier)}",
             tags={_NEW_OBJECTS_TAG: digest},
         )
@@ -209,9 +157,9 @@ def _redo(
 
 def _request(first: date, last: date, key: str) -> dg.RunRequest:
     if first == last:
-        return dg.RunRequest(job_name=log_pipeline.name, run_key=key, partition_key=first.isoformat())
+        return dg.RunRequest(job_name=daily_log_pipeline.name, run_key=key, partition_key=first.isoformat())
     return dg.RunRequest(
-        job_name=log_pipeline.name,
+        job_name=daily_log_pipeline.name,
         run_key=key,
         tags={
             ASSET_PARTITION_RANGE_START_TAG: first.isoformat(),
@@ -225,13 +173,11 @@ def _busy(instance: dg.DagsterInstance) -> list[tuple[date, date]]:
     raw = {raw_key(feed) for feed in FEEDS}
     ranges = []
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
-        if run.asset_selection is None and run.job_name != log_pipeline.name:
+        if run.asset_selection is None and run.job_name != daily_log_pipeline.name:
             continue
         if run.asset_selection is not None and not raw & run.asset_selection:
             continue
-        only = run.tags.get(PARTITION_NAME_TAG)
-        first = run.tags.get(ASSET_PARTITION_RANGE_START_TAG, only)
-        last = run.tags.get(ASSET_PARTITION_RANGE_END_TAG, only)
+        first, last = partition_range(run.tags)
         if first and last:
             ranges.append((date.fromisoformat(first), date.fromisoformat(last)))
     return ranges

@@ -1,4 +1,4 @@
-"""What Dagster knows of the days of the source: so that it shows a day whose input changed and was not redone.
+"""Report the data versions of the source's days, so that Dagster shows a day whose input changed as Unsynced.
 
 Each feed is an external asset with a partition a day. A day's data version is the version of the feed's catalog in
 which its rows last changed, behind the catalog's id: ``<id>:<number>``. The same goes for the raw asset: its version
@@ -20,6 +20,11 @@ def source_key(feed: Feed) -> dg.AssetKey:
     return dg.AssetKey(f"source_{feed.name}")
 
 
+def ingested_key(feed: Feed) -> dg.AssetKey:
+    """The asset that reads a feed's objects."""
+    return dg.AssetKey(f"ingested_{feed.name}")
+
+
 def raw_key(feed: Feed) -> dg.AssetKey:
     """The asset that holds a feed's rows as delivered."""
     return dg.AssetKey(f"raw_{feed.name}")
@@ -30,8 +35,10 @@ def data_version(catalog: Catalog, changes: Iterable[int]) -> str:
     return f"{catalog.id}:{max(changes, default=0)}"
 
 
-def unobserved(instance: dg.DagsterInstance, catalog: Catalog, days: Sequence[date]) -> Iterator[dg.AssetObservation]:
-    """The changes of some days that Dagster has not been told of yet."""
+def unreported_days(
+    instance: dg.DagsterInstance, catalog: Catalog, days: Sequence[date]
+) -> Iterator[dg.AssetObservation]:
+    """The changes of some days that were not reported to Dagster yet."""
     changes = catalog.changes(days=days)
     key = source_key(catalog.feed)
     observed = latest_versions(instance, key, dg.DagsterEventType.ASSET_OBSERVATION, list(changes))

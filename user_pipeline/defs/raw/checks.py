@@ -1,4 +1,4 @@
-"""Raw: every line of every object has gone somewhere."""
+"""Raw: the stored day is what its objects brought, and they brought mostly rows."""
 
 from collections.abc import Iterator, Sequence
 from datetime import date
@@ -27,11 +27,6 @@ def raw_checks(feed: Feed) -> dg.AssetChecksDefinition:
     @dg.multi_asset_check(
         name=f"{asset}_checks",
         specs=[
-            spec(
-                asset,
-                "every_line_accounted",
-                "For every object: lines = rows + rejected + blank + header lines.",
-            ),
             spec(asset, "partition_complete", "The stored day has the rows that all objects brought for it."),
             spec(
                 asset,
@@ -39,7 +34,6 @@ def raw_checks(feed: Feed) -> dg.AssetChecksDefinition:
                 "Not more than USER_PIPELINE_MAX_REJECT_SHARE of an object's lines are rejected.",
                 blocking=False,
             ),
-            spec(asset, "no_broken_objects", "Every object could be fetched, and read to its end.", blocking=False),
         ],
     )
     def checks(
@@ -52,30 +46,12 @@ def raw_checks(feed: Feed) -> dg.AssetChecksDefinition:
             yield from evaluate_days(
                 context,
                 lambda days: [
-                    every_line_accounted(catalog),
                     partition_complete(catalog, storage, engine, days),
                     reject_share(catalog, days, settings.current().max_reject_share),
-                    no_broken_objects(catalog),
                 ],
             )
 
     return checks
-
-
-def every_line_accounted(catalog: Catalog) -> dg.AssetCheckResult:
-    """Every object: the lines that were cut are the rows, rejects, blank and header lines that were stored."""
-    account = catalog.account()
-    return result_of(
-        "every_line_accounted",
-        f"raw_{catalog.feed.name}",
-        [f"{mask_key(entry.key)}: {entry.unaccounted} of {entry.lines} lines" for entry in catalog.unaccounted()],
-        objects=account["objects"],
-        lines=account["lines"],
-        rows=account["rows"],
-        rejected=account["rejected"],
-        blank=account["blank"],
-        header=account["header"],
-    )
 
 
 def partition_complete(
@@ -109,23 +85,6 @@ def reject_share(catalog: Catalog, days: Sequence[date], limit: float) -> dg.Ass
         warn=True,
         limit=limit,
         greatest_share=max((entry.rejects / entry.lines for entry in entries), default=0.0),
-    )
-
-
-def no_broken_objects(catalog: Catalog) -> dg.AssetCheckResult:
-    """No object waits for a whole copy of itself, or for the store to give it."""
-    entries = catalog.unread()
-    return result_of(
-        "no_broken_objects",
-        f"raw_{catalog.feed.name}",
-        [f"{mask_key(entry.key)}: {entry.error}" for entry in entries if entry.error]
-        + [
-            f"{mask_key(entry.key)}: not fetched in {entry.failure.attempts} attempts, next one after "
-            f"{entry.failure.retry_at:%Y-%m-%d %H:%M} UTC: {entry.failure.error}"
-            for entry in entries
-            if entry.failure
-        ],
-        warn=True,
     )
 
 

@@ -1,0 +1,119 @@
+"""Ingest: the objects of each feed's folder, read once each; and the days of the source, as Dagster shows them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from user_pipeline import settings
+from user_pipeline.defs.common import OWNERS, PERSONAL, partition_range, unpartitioned_asset
+from user_pipeline.defs.ingest.data_versions import ingested_key, source_key, unreported_days
+from user_pipeline.defs.partitions import DAILY
+from user_pipeline.engines.duckdb import Engine
+from user_pipeline.errors import never_retried
+from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
+from user_pipeline.ingest.reader import Ingested, read_new_objects
+from user_pipeline.ingest.rejects import publish_rejects
+from user_pipeline.resources.postgres import Databases
+from user_pipeline.resources.storage import ObjectStorage
+
+
+def _source(feed: Feed, kind: str) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        source_key(feed),
+        description=f"The objects under {feed.folder}/ of the source, by the days of their events: what the "
+        "application delivered. A day changes when an object brings it rows, other rows, or none any more.",
+        group_name="source",
+        kinds={"s3", kind},
+        owners=OWNERS,
+        partitions_def=DAILY,
+    )
+
+
+source_user_updates = _source(USER_UPDATES, "csv")
+source_page_views = _source(PAGE_VIEWS, "json")
+
+
+@unpartitioned_asset(group_name="ingest", kinds={"s3", "csv", "parquet"}, tags=PERSONAL)
+def ingested_user_updates(
+    context: dg.AssetExecutionContext,
+    storage: dg.ResourceParam[ObjectStorage],
+    engine: dg.ResourceParam[Engine],
+    databases: dg.ResourceParam[Databases],
+) -> dg.MaterializeResult[None]:
+    """The objects under UserUpdates/ that were read so far; materializing it reads those that are new or changed."""
+    return _ingest(context, USER_UPDATES, storage, engine, databases)
+
+
+@unpartitioned_asset(group_name="ingest", kinds={"s3", "json", "parquet"})
+def ingested_page_views(
+    context: dg.AssetExecutionContext,
+    storage: dg.ResourceParam[ObjectStorage],
+    engine: dg.ResourceParam[Engine],
+    databases: dg.ResourceParam[Databases],
+) -> dg.MaterializeResult[None]:
+    """The objects under PageViews/ that were read so far; materializing it reads those that are new or changed."""
+    return _ingest(context, PAGE_VIEWS, storage, engine, databases)
+
+
+def _ingest(
+    context: dg.AssetExecutionContext, feed: Feed, storage: ObjectStorage, engine: Engine, databases: Databases
+) -> dg.MaterializeResult[None]:
+    """Read what is new in a feed's folder, and report to Dagster which days changed with it."""
+    with never_retried():
+        ingested = read_new_objects(
+            feed,
+            storage.source,
+            storage.lake,
+            engine,
+            limits=settings.current().object_limits,
+            start_date=settings.current().start_date,
+            now=datetime.now(UTC),
+            publish_rejects=publish_rejects(databases.staging),
+        )
+        changed = ingested.catalog.changes(ingested.since)
+        # Days that other runs changed too: a run that was killed may not have reported them.
+        days = {*changed, *(datetime.fromisoformat(key).date() for key in _days_of_run(context))}
+        for observation in unreported_days(context.instance, ingested.catalog, sorted(days)):
+            context.instance.report_runless_asset_event(observation)
+        context.log.info(
+            "%s: %d of %d objects read, %d days changed",
+            feed.folder,
+            len(ingested.entries),
+            ingested.listed,
+            len(changed),
+        )
+        ingested.raise_for_objects()
+    return dg.MaterializeResult(
+        asset_key=ingested_key(feed),
+        metadata=_counts(ingested),
+        # It stays the same while the lake does. Which days changed is told by the source's days: a version that grew
+        # with each object would show every day of the raw assets as out of date.
+        data_version=dg.DataVersion(ingested.catalog.id),
+    )
+
+
+def _days_of_run(context: dg.AssetExecutionContext) -> Sequence[str]:
+    """The partitions that the run is for, if any: this asset has none."""
+    first, last = partition_range(context.run.tags)
+    return DAILY.get_partition_keys_in_range(dg.PartitionKeyRange(first, last)) if first and last else []
+
+
+def _counts(ingested: Ingested) -> dict[str, int]:
+    """What this run read, as numbers to plot."""
+    entries = ingested.entries
+    reasons: Counter[str] = Counter()
+    for entry in entries:
+        reasons.update(entry.rejected)
+    return {
+        "objects_in_source": ingested.listed,
+        "objects_read": len(entries),
+        "objects_not_fetched": len(ingested.failing),
+        "lines_read": sum(entry.lines for entry in entries),
+        "rows_read": sum(entry.rows for entry in entries),
+        "blank_lines": sum(entry.blank for entry in entries),
+        "header_lines": sum(entry.header for entry in entries),
+        "rejected_lines": sum(entry.rejects for entry in entries),
+        **{f"rejected_{reason}": lines for reason, lines in sorted(reasons.items())},
+    }

@@ -1,0 +1,77 @@
+"""Ingest: every line of every object is accounted for, and every object could be read."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from user_pipeline.defs.check_results import result_of
+from user_pipeline.defs.ingest.data_versions import ingested_key
+from user_pipeline.errors import never_retried
+from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
+from user_pipeline.ingest.manifest import Catalog
+from user_pipeline.masking import mask_key
+from user_pipeline.resources.storage import ObjectStorage
+
+
+def ingest_checks(feed: Feed) -> dg.AssetChecksDefinition:
+    """The checks of the objects of a feed."""
+    asset = ingested_key(feed)
+
+    @dg.multi_asset_check(
+        name=f"ingested_{feed.name}_checks",
+        specs=[
+            dg.AssetCheckSpec(
+                "every_line_accounted",
+                asset=asset,
+                description="For every object: lines = rows + rejected + blank + header lines.",
+                blocking=True,
+            ),
+            dg.AssetCheckSpec(
+                "no_broken_objects", asset=asset, description="Every object could be fetched, and read to its end."
+            ),
+        ],
+    )
+    def checks(storage: dg.ResourceParam[ObjectStorage]) -> Iterator[dg.AssetCheckResult]:
+        with never_retried():
+            catalog = Catalog.load(storage.lake, feed)
+            yield every_line_accounted(catalog)
+            yield no_broken_objects(catalog)
+
+    return checks
+
+
+def every_line_accounted(catalog: Catalog) -> dg.AssetCheckResult:
+    """Every object: the lines that were cut are the rows, rejects, blank and header lines that were stored."""
+    account = catalog.account()
+    return result_of(
+        "every_line_accounted",
+        f"ingested_{catalog.feed.name}",
+        [f"{mask_key(entry.key)}: {entry.unaccounted} of {entry.lines} lines" for entry in catalog.unaccounted()],
+        objects=account["objects"],
+        lines=account["lines"],
+        rows=account["rows"],
+        rejected=account["rejected"],
+        blank=account["blank"],
+        header=account["header"],
+    )
+
+
+def no_broken_objects(catalog: Catalog) -> dg.AssetCheckResult:
+    """No object waits for a whole copy of itself, or for the store to give it."""
+    entries = catalog.unread()
+    return result_of(
+        "no_broken_objects",
+        f"ingested_{catalog.feed.name}",
+        [f"{mask_key(entry.key)}: {entry.error}" for entry in entries if entry.error]
+        + [
+            f"{mask_key(entry.key)}: not fetched in {entry.failure.attempts} attempts, next one after "
+            f"{entry.failure.retry_at:%Y-%m-%d %H:%M} UTC: {entry.failure.error}"
+            for entry in entries
+            if entry.failure
+        ],
+        warn=True,
+    )
+
+
+ingested_user_updates_checks = ingest_checks(USER_UPDATES)
+ingested_page_views_checks = ingest_checks(PAGE_VIEWS)
