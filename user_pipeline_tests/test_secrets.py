@@ -33,7 +33,7 @@ from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.settings import Settings
 from user_pipeline.warehouse.create import create_tables
 from user_pipeline_tests import CHECKOUT
-from user_pipeline_tests.platform import Platform, update, view
+from user_pipeline_tests.platform import LOG_PIPELINE, Platform, update, view
 from user_pipeline_tests.s3 import s3_endpoint
 from user_pipeline_tests.servers import PasswordServer, password_server
 

@@ -55,7 +55,7 @@ def evaluations(result: dg.ExecuteInProcessResult) -> dict[tuple[str, str], dg.A
     }
 
 
-def check_alone(asset: str, first: str, last: str | None = None) -> dict[str, Any]:
+def check_alone(asset: str, first: str = DAYS[0], last: str | None = None) -> dict[str, Any]:
     """What the checks of an asset say about what is stored, through Dagster."""
     return {name: evaluation for (_, name), evaluation in evaluations(run_checks(asset, first, last)).items()}
 

@@ -13,6 +13,7 @@ from obstore.exceptions import PermissionDeniedError
 from user_pipeline import settings
 from user_pipeline.definitions import defs
 from user_pipeline.defs.automation.sensor import new_logs
+from user_pipeline.defs.ingest.data_versions import ingested_key
 from user_pipeline.ingest.feeds import FEEDS, PAGE_VIEWS
 from user_pipeline.ingest.manifest import Catalog
 from user_pipeline.resources.storage import ObjectStorage
@@ -213,8 +214,7 @@ def test_an_object_that_cannot_be_fetched_blocks_no_other_and_is_reported_until_
     [check] = [
         evaluation
         for evaluation in result.get_asset_check_evaluations()
-        if (evaluation.asset_key.to_user_string(), evaluation.check_name)
-        == ("ingested_page_views", "no_broken_objects")
+        if evaluation.asset_check_key == dg.AssetCheckKey(ingested_key(PAGE_VIEWS), "no_broken_objects")
     ]
     assert not check.passed
     assert "PageViews/secret: not fetched in 5 attempts" in str(check.description)
