@@ -19,7 +19,7 @@ from rich.table import Table
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.ingest.feeds import FEEDS, REASONS
 from user_pipeline.ingest.manifest import Catalog
-from user_pipeline.io_managers.exports import export_path
+from user_pipeline.lake.files import export_path
 from user_pipeline.reconcile.accounts import account_days
 from user_pipeline.resources.postgres import Databases, Postgres
 from user_pipeline.resources.storage import ObjectStorage

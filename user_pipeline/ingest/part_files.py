@@ -9,6 +9,7 @@ import narwhals as nw
 
 from user_pipeline.ingest.feeds import Feed
 from user_pipeline.ingest.manifest import Catalog, fragment_path
+from user_pipeline.lake.files import fetch
 from user_pipeline.transforms import Frame
 
 if TYPE_CHECKING:
@@ -54,20 +55,14 @@ class Days(Mapping[str, Frame]):
 
     def _fetch(self, paths: list[str]) -> list[str]:
         """The fragments as local files; from a bucket several are fetched at once."""
-        if self._storage.lake_file("") is not None:
-            return [str(self._storage.lake_file(path)) for path in paths]
         for file in self._scratch.iterdir():
             file.unlink()
 
-        def fetch(path: str) -> str:
-            file = self._scratch / path.rpartition("/")[-1]
-            with file.open("wb") as target:
-                for chunk in self._storage.lake.get(path).stream():
-                    target.write(chunk)
-            return str(file)
+        def fetched(path: str) -> str:
+            return str(fetch(self._storage, path, self._scratch / path.rpartition("/")[-1]))
 
         with ThreadPoolExecutor(_FETCHES) as pool:
-            return list(pool.map(fetch, paths))
+            return list(pool.map(fetched, paths))
 
 
 def _rows(connection: "duckdb.DuckDBPyConnection", current: list[tuple[str, str]]) -> "duckdb.DuckDBPyRelation":

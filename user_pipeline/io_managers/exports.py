@@ -8,6 +8,7 @@ import dagster as dg
 from user_pipeline.engines.frames import to_reader
 from user_pipeline.errors import never_retried
 from user_pipeline.io_managers.metadata import file_metadata, first_rows, timed
+from user_pipeline.lake.files import export_path
 from user_pipeline.resources.postgres import literal
 
 if TYPE_CHECKING:
@@ -63,8 +64,3 @@ class CsvIOManager(dg.IOManager):
     def load_input(self, context: dg.InputContext) -> Any:
         """Exports are for people and other systems; nothing in the platform reads them back."""
         raise NotImplementedError(f"{context.asset_key.to_user_string()} is an export; read the table instead")
-
-
-def export_path(table: str, partition: str) -> str:
-    """Where the lake keeps an export."""
-    return f"exports/{table}/date={partition}/{table}.csv"

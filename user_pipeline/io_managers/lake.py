@@ -9,8 +9,9 @@ import dagster as dg
 import narwhals as nw
 
 from user_pipeline.engines.frames import hand_over, per_partition, to_reader
-from user_pipeline.errors import PermanentError, never_retried
+from user_pipeline.errors import never_retried
 from user_pipeline.io_managers.metadata import PREVIEW_ROWS, file_metadata, timed
+from user_pipeline.lake.files import fetch_partitions, partition_path
 from user_pipeline.resources.postgres import quote
 
 if TYPE_CHECKING:
@@ -18,16 +19,6 @@ if TYPE_CHECKING:
 
     from user_pipeline.engines.duckdb import Engine
     from user_pipeline.resources.storage import ObjectStorage
-
-
-class MissingPartitionError(PermanentError):
-    """A partition that is to be read was never written."""
-
-    def __init__(self, asset: str, partition: str, where: str) -> None:
-        super().__init__(
-            f"{asset} has no partition {partition}: {where} does not exist. Materialize it first: "
-            f"dagster asset materialize -m user_pipeline.definitions --select {asset} --partition {partition}"
-        )
 
 
 class LakeIOManager(dg.IOManager):
@@ -84,40 +75,6 @@ class LakeIOManager(dg.IOManager):
         if (each := per_partition(context.dagster_type.typing_type)) is not None:
             return {key: give([file], each) for key, file in zip(context.asset_partition_keys, files, strict=True)}
         return give(files, context.dagster_type.typing_type)
-
-
-def partition_path(asset: str, partition: str) -> str:
-    """Where the lake keeps a partition."""
-    return f"{asset}/date={partition}/{asset.rpartition('/')[-1]}.parquet"
-
-
-def fetch_partitions(
-    storage: "ObjectStorage", engine: "Engine", asset: str, partitions: "list[str] | Any"
-) -> list[Path]:
-    """Bring partitions onto the local disk; from a lake in a directory they are used where they are.
-
-    Raises:
-        MissingPartitionError: one is not there.
-    """
-    scratch: Path | None = None
-    files = []
-    for partition in partitions:
-        path = partition_path(asset, partition)
-        file = storage.lake_file(path)
-        if file is None:
-            scratch = scratch or engine.new_scratch(asset.rpartition("/")[-1])
-            file = scratch / f"{partition}.parquet"
-            try:
-                response = storage.lake.get(path)
-            except FileNotFoundError:
-                raise MissingPartitionError(asset, partition, storage.lake_url(path)) from None
-            with file.open("wb") as target:
-                for chunk in response.stream():
-                    target.write(chunk)
-        elif not file.exists():
-            raise MissingPartitionError(asset, partition, str(file))
-        files.append(file)
-    return files
 
 
 def parquet_head(file: Path, columns: "Sequence[str] | None" = None) -> "pa.Table":

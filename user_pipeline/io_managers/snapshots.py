@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from user_pipeline.errors import never_retried
-from user_pipeline.io_managers.lake import parquet_head, partition_path
+from user_pipeline.io_managers.lake import parquet_head
 from user_pipeline.io_managers.metadata import file_metadata, timed
 from user_pipeline.io_managers.postgres import PostgresIOManager
+from user_pipeline.lake.files import partition_path
 from user_pipeline.resources.postgres import quote
 from user_pipeline.warehouse.replace import Table, create_marts, run_scripts, stage
 

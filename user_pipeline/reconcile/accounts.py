@@ -6,7 +6,7 @@ from datetime import date, timedelta
 
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.ingest.feeds import Feed
-from user_pipeline.io_managers.lake import fetch_partitions
+from user_pipeline.lake.files import fetch_partitions
 from user_pipeline.resources.postgres import Postgres, quote
 from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.transforms.cleaned import PRODUCTION

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from user_pipeline.errors import PermanentError
+from user_pipeline.lake.files import fetch
 from user_pipeline.masking import shorten
 from user_pipeline.resources.postgres import Databases, Postgres, literal, quote
 
@@ -193,33 +194,17 @@ class Recompute:
                 self.connection.from_arrow(reader).insert_into("actual")
 
     @contextmanager
-    def files(self, paths: Sequence[str]) -> Iterator[list[str]]:
-        """Objects of the lake as local files, for as long as the block lasts."""
-        files: list[str] = []
-        fetched: list[Path] = []
+    def file(self, path: str) -> Iterator[Path]:
+        """An object of the lake as a local file, for as long as the block lasts."""
+        target = self._scratch / "fetched.parquet"
         try:
-            for path in paths:
-                file = self.storage.lake_file(path)
-                if file is None:
-                    file = self._scratch / f"{len(fetched)}.parquet"
-                    fetched.append(file)
-                    self._fetch(path, file)
-                elif not file.exists():
-                    raise LakeError(self.storage.lake_url(path))
-                files.append(str(file))
-            yield files
-        finally:
-            for file in fetched:
-                file.unlink(missing_ok=True)
-
-    def _fetch(self, path: str, file: Path) -> None:
-        try:
-            response = self.storage.lake.get(path)
+            file = fetch(self.storage, path, target)
         except FileNotFoundError:
             raise LakeError(self.storage.lake_url(path)) from None
-        with file.open("wb") as target:
-            for chunk in response.stream():
-                target.write(chunk)
+        try:
+            yield file
+        finally:
+            target.unlink(missing_ok=True)
 
 
 def exists(database: Postgres, table: str) -> bool:

@@ -6,8 +6,7 @@ from datetime import date, timedelta
 
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
 from user_pipeline.ingest.manifest import Catalog, fragment_path
-from user_pipeline.io_managers.exports import export_path
-from user_pipeline.io_managers.lake import partition_path
+from user_pipeline.lake.files import export_path, partition_path
 from user_pipeline.reconcile.comparing import (
     LOST,
     NOT_MATERIALIZED,
@@ -107,18 +106,18 @@ class Days:
         columns = ", ".join(shape.columns)
         self._work.empty("delivered", shape)
         for batch, keys in batches.items():
-            with self._work.files([fragment_path(feed, day, batch)]) as [file]:
+            with self._work.file(fragment_path(feed, day, batch)) as file:
                 self._work.connection.execute(
                     f"insert into delivered select {columns} from read_parquet($file, hive_partitioning = false) "
                     "semi join (select unnest($keys::varchar[]) as source_object) using (source_object)",
-                    {"file": file, "keys": keys},
+                    {"file": str(file), "keys": keys},
                 )
         comparison.differences += self._lost(catalog, day)
-        with self._work.files([partition_path(f"raw_{feed.name}", day.isoformat())]) as [file]:
+        with self._work.file(partition_path(f"raw_{feed.name}", day.isoformat())) as file:
             self._work.empty("actual", shape)
             self._work.connection.execute(
                 f"insert into actual select {columns} from read_parquet($file, hive_partitioning = false)",
-                {"file": file},
+                {"file": str(file)},
             )
         comparison.days += 1
         found = self._work.compare(shape, "delivered", day, comparison)
@@ -166,11 +165,11 @@ class Days:
             "semi join differences using (source_object) group by all"
         )
         for path in paths:
-            with self._work.files([path]) as [file]:
+            with self._work.file(path) as file:
                 self._work.connection.execute(
                     f"delete from unexplained u using ({digest} from read_parquet($file, hive_partitioning = false) "
                     "group by all) f where (u.source_object, u.n, u.digest) = (f.source_object, f.n, f.digest)",
-                    {"file": file},
+                    {"file": str(file)},
                 )
         return [] if self._work.number("unexplained") else objects
 

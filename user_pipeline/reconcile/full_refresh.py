@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from user_pipeline.ingest.feeds import FEEDS, Feed
 from user_pipeline.ingest.manifest import Catalog, rejects_path
 from user_pipeline.ingest.rejects import replace_rejects
+from user_pipeline.lake.files import fetch
 from user_pipeline.warehouse.replace import create_marts
 
 if TYPE_CHECKING:
@@ -43,11 +44,10 @@ def _rejects(feed: Feed, storage: "ObjectStorage", engine: "Engine") -> "pa.Reco
     )
 
     def batches() -> "Iterator[pa.RecordBatch]":
-        file = engine.new_scratch("rejects") / "rejects.parquet"
+        target = engine.new_scratch("rejects") / "rejects.parquet"
         with engine.connect() as connection:
             for batch, keys in by_batch.items():
-                with file.open("wb") as target:
-                    target.writelines(storage.lake.get(rejects_path(feed, batch)).stream())
+                file = fetch(storage, rejects_path(feed, batch), target)
                 yield from connection.execute(
                     f"select {', '.join(schema.names)} from read_parquet($file, hive_partitioning = false) "
                     "where list_contains($keys, source_object)",

@@ -2,12 +2,11 @@
 
 from collections import defaultdict
 from datetime import date
-from pathlib import Path
 
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES
 from user_pipeline.ingest.manifest import Catalog, rejects_path
-from user_pipeline.io_managers.lake import partition_path
 from user_pipeline.io_managers.snapshots import served_in
+from user_pipeline.lake.files import partition_path
 from user_pipeline.recommendations.snapshot import Choices, History, Window, in_codes, number, write_recommendations
 from user_pipeline.reconcile.comparing import NO_SNAPSHOT, Comparison, Difference, LakeError, Recompute, Shape, exists
 from user_pipeline.resources.postgres import literal
@@ -35,11 +34,11 @@ def rejected_lines(work: Recompute) -> Comparison:
             if entry.rejects:
                 by_batch[entry.batch].append(entry.key)
         for batch, keys in by_batch.items():
-            with work.files([rejects_path(feed, batch)]) as [file]:
+            with work.file(rejects_path(feed, batch)) as file:
                 work.connection.execute(
                     "insert into kept.rejects select $feed, source_object, source_line, reason, line "
                     "from read_parquet($file, hive_partitioning = false) where list_contains($keys, source_object)",
-                    {"feed": feed.name, "file": file, "keys": keys},
+                    {"feed": feed.name, "file": str(file), "keys": keys},
                 )
     comparison = Comparison("rejected_lines")
     work.load(work.databases.staging, "rejected_lines", _REJECTS)
@@ -95,8 +94,8 @@ def page_recommendations(work: Recompute) -> Comparison:
 def _choices(work: Recompute, day: date) -> Choices | None:
     """What the snapshot of the day was made with; None if it is gone or does not say."""
     try:
-        with work.files([partition_path("page_recommendations", day.isoformat())]) as [file]:
-            return Choices.of(Path(file))
+        with work.file(partition_path("page_recommendations", day.isoformat())) as file:
+            return Choices.of(file)
     except (LakeError, KeyError):
         return None
 

@@ -12,7 +12,7 @@ from user_pipeline.engines.duckdb import Engine
 from user_pipeline.errors import never_retried
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
 from user_pipeline.ingest.manifest import Catalog
-from user_pipeline.io_managers.lake import fetch_partitions
+from user_pipeline.lake.files import fetch_partitions
 from user_pipeline.masking import mask_key
 from user_pipeline.resources.storage import ObjectStorage
 

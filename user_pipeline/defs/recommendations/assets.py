@@ -13,8 +13,8 @@ from user_pipeline import settings
 from user_pipeline.defs.common import PERSONAL, column_lineage, column_schema, daily_asset
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.errors import PermanentError, never_retried
-from user_pipeline.io_managers.lake import MissingPartitionError, fetch_partitions
 from user_pipeline.io_managers.snapshots import Snapshot, SnapshotPerDay, served_day
+from user_pipeline.lake.files import MissingPartitionError, fetch_partitions
 from user_pipeline.recommendations.snapshot import Choices, Window, new_page_views, read_history, write_recommendations
 from user_pipeline.recommender.defaults import NEIGHBOURS, REGULARISATION
 from user_pipeline.resources.postgres import Databases

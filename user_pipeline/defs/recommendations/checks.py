@@ -9,7 +9,7 @@ from user_pipeline import settings
 from user_pipeline.defs.check_results import evaluate_days, fetch, result_of, spec
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.errors import never_retried
-from user_pipeline.io_managers.lake import MissingPartitionError, fetch_partitions
+from user_pipeline.lake.files import MissingPartitionError, fetch_partitions
 from user_pipeline.recommendations.rules import RULES, broken_rules
 from user_pipeline.recommendations.snapshot import Window
 from user_pipeline.reconcile.accounts import between
