@@ -1,6 +1,8 @@
 """The resources and IO managers of the assets, made from the settings."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import dagster as dg
 
@@ -15,71 +17,64 @@ from user_pipeline.resources.postgres import Databases
 from user_pipeline.resources.storage import ObjectStorage
 
 
-@dg.resource(description="DuckDB within USER_PIPELINE_MEMORY_LIMIT; its scratch files go with the run.")
-def engine(_: dg.InitResourceContext) -> Iterator[Engine]:
-    """One engine a run."""
-    with Engine(settings.current()) as opened:
-        yield opened
+class EngineResource(dg.ConfigurableResource[Engine]):
+    """DuckDB within USER_PIPELINE_MEMORY_LIMIT; its scratch files go with the run."""
+
+    @contextmanager
+    def yield_for_execution(self, _context: dg.InitResourceContext) -> Iterator[Engine]:
+        """One engine a run."""
+        with Engine(settings.current()) as opened:
+            yield opened
 
 
-@dg.resource(description="The source and the lake: S3 buckets or directories.")
-def storage(_: dg.InitResourceContext) -> ObjectStorage:
-    """The stores the settings name."""
-    return ObjectStorage(settings.current())
+class StorageResource(dg.ConfigurableResource[ObjectStorage]):
+    """The source and the lake: S3 buckets or directories."""
+
+    def create_resource(self, _context: dg.InitResourceContext) -> ObjectStorage:
+        """The stores the settings name."""
+        return ObjectStorage(settings.current())
 
 
-@dg.resource(description="The staging and analytics databases.")
-def databases(_: dg.InitResourceContext) -> Iterator[Databases]:
-    """The databases the settings name."""
-    opened = Databases(settings.current())
-    try:
-        yield opened
-    finally:
-        opened.close()
+class DatabasesResource(dg.ConfigurableResource[Databases]):
+    """The staging and analytics databases."""
+
+    @contextmanager
+    def yield_for_execution(self, _context: dg.InitResourceContext) -> Iterator[Databases]:
+        """The databases the settings name."""
+        opened = Databases(settings.current())
+        try:
+            yield opened
+        finally:
+            opened.close()
 
 
-@dg.io_manager(required_resource_keys={"storage", "engine"}, description="Parquet in the lake, a file a day.")
-def lake_io_manager(context: dg.InitResourceContext) -> LakeIOManager:
-    """Where raw assets are kept."""
-    return LakeIOManager(context.resources.storage, context.resources.engine)
+class TableIOManager(dg.ConfigurableIOManagerFactory[PostgresIOManager]):
+    """Tables in the staging or the analytics database."""
+
+    databases: dg.ResourceDependency[Databases]
+    engine: dg.ResourceDependency[Engine]
+    database: Literal["staging", "analytics"]
+
+    def create_io_manager(self, _context: dg.InitResourceContext) -> PostgresIOManager:
+        """Where cleaned assets and marts are kept."""
+        return PostgresIOManager(getattr(self.databases, self.database), self.engine)
 
 
-@dg.io_manager(required_resource_keys={"storage", "engine"}, description="CSV in the lake, a file a day.")
-def csv_io_manager(context: dg.InitResourceContext) -> CsvIOManager:
-    """Where exports are kept."""
-    return CsvIOManager(context.resources.storage, context.resources.engine)
+# Configured at launch, though there is nothing to configure: IO managers then get the objects that assets and checks
+# get. Each would make its own of a resource that is configured already. Any, because Dagster's annotation has the
+# resources here, not what they make.
+_ENGINE: Any = EngineResource.configure_at_launch()
+_STORAGE: Any = StorageResource.configure_at_launch()
+_DATABASES: Any = DatabasesResource.configure_at_launch()
 
-
-@dg.io_manager(required_resource_keys={"databases", "engine"}, description="Tables in the staging database.")
-def staging_io_manager(context: dg.InitResourceContext) -> PostgresIOManager:
-    """Where cleaned assets are kept."""
-    return PostgresIOManager(context.resources.databases.staging, context.resources.engine)
-
-
-@dg.io_manager(required_resource_keys={"databases", "engine"}, description="Tables in the analytics database.")
-def analytics_io_manager(context: dg.InitResourceContext) -> PostgresIOManager:
-    """Where marts are kept."""
-    return PostgresIOManager(context.resources.databases.analytics, context.resources.engine)
-
-
-@dg.io_manager(
-    required_resource_keys={"databases", "engine", "storage"},
-    description="A snapshot a day in the lake, the newest as a table in the analytics database.",
-)
-def snapshots_io_manager(context: dg.InitResourceContext) -> SnapshotIOManager:
-    """Where recommendations are kept."""
-    resources = context.resources
-    return SnapshotIOManager(resources.databases.analytics, resources.engine, resources.storage)
-
-
-RESOURCES = {
-    "engine": engine,
-    "storage": storage,
-    "databases": databases,
-    "lake_io_manager": lake_io_manager,
-    "csv_io_manager": csv_io_manager,
-    "files_io_manager": FilesIOManager(),
-    "staging_io_manager": staging_io_manager,
-    "analytics_io_manager": analytics_io_manager,
-    "snapshots_io_manager": snapshots_io_manager,
+RESOURCES: Mapping[str, Any] = {
+    "engine": _ENGINE,
+    "storage": _STORAGE,
+    "databases": _DATABASES,
+    "lake_io_manager": LakeIOManager(storage=_STORAGE, engine=_ENGINE),
+    "csv_io_manager": CsvIOManager(storage=_STORAGE, engine=_ENGINE),
+    "files_io_manager": FilesIOManager(storage=_STORAGE, engine=_ENGINE),
+    "staging_io_manager": TableIOManager(databases=_DATABASES, engine=_ENGINE, database="staging"),
+    "analytics_io_manager": TableIOManager(databases=_DATABASES, engine=_ENGINE, database="analytics"),
+    "snapshots_io_manager": SnapshotIOManager(storage=_STORAGE, engine=_ENGINE, databases=_DATABASES),
 }

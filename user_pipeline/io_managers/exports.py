@@ -7,6 +7,7 @@ import dagster as dg
 
 from user_pipeline.engines.frames import to_reader
 from user_pipeline.errors import never_retried
+from user_pipeline.io_managers.base import LakeFileIOManager
 from user_pipeline.io_managers.metadata import file_metadata, first_rows, timed
 from user_pipeline.lake.files import export_path
 from user_pipeline.resources.postgres import literal
@@ -14,19 +15,18 @@ from user_pipeline.resources.postgres import literal
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from user_pipeline.engines.duckdb import Engine
-    from user_pipeline.resources.storage import ObjectStorage
 
+class CsvIOManager(LakeFileIOManager):
+    """CSV in the lake, a file a partition: RFC 4180 in UTF-8 with a header.
 
-class CsvIOManager(dg.IOManager):
-    """RFC 4180 CSV in UTF-8 with a header; the table's name is ``table`` in the asset's metadata.
+    The table's name is ``table`` in the asset's metadata.
 
     In a run of several partitions each of them gets the same file: the table as it stands after the run.
     """
 
-    def __init__(self, storage: "ObjectStorage", engine: "Engine") -> None:
-        self._storage = storage
-        self._engine = engine
+    def path(self, context: dg.OutputContext, partition: str) -> str:
+        """Where an export is kept."""
+        return export_path(context.definition_metadata["table"], partition)
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Write the frame once and put it under each partition of the run."""
@@ -34,27 +34,22 @@ class CsvIOManager(dg.IOManager):
         taken: dict[str, Any] = {}
         with timed(taken, "writing"):
             file, rows, head = self._write(obj, table)
-        first, *others = [export_path(table, partition) for partition in context.asset_partition_keys]
+        first, *others = [self.path(context, partition) for partition in context.asset_partition_keys]
         with never_retried():
-            lake = self._storage.lake
-            with file.open("rb") as content:
-                lake.put(first, content)
+            self.put(first, file)
             for path in others:
-                lake.copy(first, path)
+                self.storage.lake.copy(first, path)
         for path, partition in zip([first, *others], context.asset_partition_keys, strict=True):
-            context.step_context.add_asset_metadata(
-                file_metadata(file, rows, self._storage.lake_url(path), head) | taken,
-                asset_key=context.asset_key,
-                partition_key=partition,
-            )
-        file.unlink()
+            url = self.storage.lake_url(path)
+            self.add_metadata(context, partition, file_metadata(file, rows, url, head) | taken)
+        self.remove_local(file)
         context.log.info("%s: wrote %d rows", first, rows)
 
     def _write(self, frame: Any, table: str) -> "tuple[Path, int, pa.Table]":
         """Write a frame's rows in their order to a local file; also how many there are, and the first."""
-        file = self._engine.new_scratch(table) / f"{table}.csv"
+        file = self.engine.new_scratch(table) / f"{table}.csv"
         head, reader = first_rows(to_reader(frame))
-        connection = self._engine.connect()
+        connection = self.engine.connect()
         # The order of the rows is the asset's; the engine keeps order only where it is told to.
         connection.execute("set preserve_insertion_order = true")
         connection.from_arrow(reader).create_view("rows")

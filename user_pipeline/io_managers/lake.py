@@ -10,29 +10,23 @@ import narwhals as nw
 
 from user_pipeline.engines.frames import hand_over, per_partition, to_reader
 from user_pipeline.errors import never_retried
+from user_pipeline.io_managers.base import LakeFileIOManager
 from user_pipeline.io_managers.metadata import PREVIEW_ROWS, file_metadata, timed
-from user_pipeline.lake.files import fetch_partitions, partition_path
+from user_pipeline.lake.files import fetch_partitions
 from user_pipeline.resources.postgres import quote
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from user_pipeline.engines.duckdb import Engine
-    from user_pipeline.resources.storage import ObjectStorage
 
-
-class LakeIOManager(dg.IOManager):
-    """Each partition is one Parquet file, replaced as a whole or not at all.
+class LakeIOManager(LakeFileIOManager):
+    """Parquet in the lake, a file a partition.
 
     Assets give a frame, or for several partitions in one run a mapping from partition key to frame; the frames
     are written one after the other, so lazy ones are never held together. Consumers get all their
     partitions as one lazy frame, or as whatever their annotation asks for; annotated ``dict[str, Frame]``, each by
     its key.
     """
-
-    def __init__(self, storage: "ObjectStorage", engine: "Engine") -> None:
-        self._storage = storage
-        self._engine = engine
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Write each partition of the run."""
@@ -42,22 +36,18 @@ class LakeIOManager(dg.IOManager):
             raise ValueError(f"{asset} gave the partitions {sorted(frames)}, not those of the run")
         if not isinstance(obj, Mapping) and len(frames) > 1:
             raise ValueError(f"{asset} must give a mapping from partition to frame for {len(frames)} partitions")
-        scratch = self._engine.new_scratch(context.asset_key.path[-1])
+        scratch = self.engine.new_scratch(context.asset_key.path[-1])
         with never_retried():
             for partition, frame in frames.items():
                 file = scratch / f"{partition}.parquet"
-                path = partition_path(asset, partition)
+                path = self.path(context, partition)
                 taken: dict[str, Any] = {}
                 with timed(taken, "writing"):
                     rows = _write(frame, file)
-                    with file.open("rb") as content:
-                        self._storage.lake.put(path, content)
-                context.step_context.add_asset_metadata(
-                    file_metadata(file, rows, self._storage.lake_url(path), parquet_head(file)) | taken,
-                    asset_key=context.asset_key,
-                    partition_key=partition,
-                )
-                file.unlink()
+                    self.put(path, file)
+                url = self.storage.lake_url(path)
+                self.add_metadata(context, partition, file_metadata(file, rows, url, parquet_head(file)) | taken)
+                self.remove_local(file)
                 context.log.info("%s: wrote %d rows", path, rows)
 
     def load_input(self, context: dg.InputContext) -> Any:
@@ -65,8 +55,8 @@ class LakeIOManager(dg.IOManager):
         asset = "/".join(context.asset_key.path)
         columns = (context.definition_metadata or {}).get("columns")
         with never_retried():
-            files = fetch_partitions(self._storage, self._engine, asset, context.asset_partition_keys)
-        connection = self._engine.connect()
+            files = fetch_partitions(self.storage, self.engine, asset, context.asset_partition_keys)
+        connection = self.engine.connect()
 
         def give(read: list[Path], annotation: Any) -> Any:
             relation = connection.read_parquet([str(file) for file in read], hive_partitioning=False)

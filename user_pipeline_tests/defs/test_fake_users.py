@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import dagster as dg
@@ -18,7 +19,8 @@ import pytest
 from user_pipeline.defs.fake_users import assets as fake_users
 from user_pipeline.defs.fake_users.assets import FakeUsersConfig, fake_users_archive
 from user_pipeline.io_managers.files import FilesIOManager
-from user_pipeline_tests.io_managers.lakes import bucket_lake, stored
+from user_pipeline.io_managers.partitioned import File, Partitioned
+from user_pipeline_tests.io_managers.lakes import bucket_lake, file_resources, stored
 
 fake_users_assets = [asset for asset in vars(fake_users).values() if isinstance(asset, dg.AssetsDefinition)]
 
@@ -53,13 +55,10 @@ def run(
     if report:
         config["fake_users_report"] = {"config": {"report_format": report}}
     which: dict[str, Any] = {"partition_key": day} if day else {"tags": RANGE}
-    return dg.materialize(
-        fake_users_assets,
-        resources={"files_io_manager": FilesIOManager(lake_url=lake)},
-        run_config={"ops": config},
-        selection=select,
-        **which,
-    )
+    with TemporaryDirectory() as scratch, file_resources(lake, Path(scratch)) as resources:
+        return dg.materialize(
+            fake_users_assets, resources=resources, run_config={"ops": config}, selection=select, **which
+        )
 
 
 def day_files(lake: str, day: str = DAY) -> dict[str, bytes]:
@@ -136,6 +135,28 @@ def test_a_range_has_the_files_of_its_days_and_doing_it_again_changes_only_the_t
         assert f"date={day}/users_cleaned.csv" in str(metadata(result, "fake_users_cleaned", day)["path"])
 
 
+def test_the_assets_compute_and_the_io_manager_stores_what_it_is_given(tmp_path: Path) -> None:
+    lake = str(tmp_path / "lake")
+    run(lake)
+    made: dict[str, Any] = {}
+
+    class Seen(FilesIOManager):
+        def handle_output(self, context: dg.OutputContext, obj: Partitioned[File]) -> None:
+            made[context.asset_key.to_user_string()] = {day: file.path.read_bytes() for day, file in obj.items()}
+
+    with file_resources(lake, tmp_path / "scratch") as resources:
+        manager = resources["files_io_manager"]
+        seen = Seen(storage=manager.storage, engine=manager.engine)
+        dg.materialize(fake_users_assets, resources={**resources, "files_io_manager": seen}, partition_key=DAY)
+    files = {path.name: path.read_bytes() for path in (tmp_path / f"lake/fake_users/date={DAY}").iterdir()}
+    # Computed anew from what the first run left, and not stored.
+    assert made["fake_users_archive"] == {DAY: files["users_raw.zip"]}
+    assert made["fake_users_extracted"] == {DAY: files["users_extracted.csv"]}
+    assert made["fake_users_salary_chart"] == {DAY: files["salary_distribution.png"]}
+    assert unstamped(made["fake_users_report"][DAY]) == unstamped(files["users_report.txt"])
+    assert len(made) == len(fake_users_assets)
+
+
 def test_with_the_time_unchanged_every_byte_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from datetime import UTC, datetime
 
@@ -209,6 +230,7 @@ def test_a_bad_archive_fails_the_step_and_says_which_it_is(names: list[str], com
     with pytest.raises(dg.Failure) as failure:
         run(str(tmp_path), select=["fake_users_extracted"])
     assert failure.value.description is not None
+    assert failure.value.description.startswith(f"fake_users_extracted of {DAY}: ")
     assert str(path) in failure.value.description
     assert complaint in failure.value.description
     assert not failure.value.allow_retries

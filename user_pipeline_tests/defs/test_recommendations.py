@@ -189,6 +189,31 @@ def test_of_a_range_the_last_day_is_computed_unless_all_are_asked_for(two_days: 
     assert [row[:2] for row in quality(two_days)] == [(date(2017, 4, 2), 4), (date(2017, 4, 3), 0)]
 
 
+def test_the_asset_computes_every_day_before_one_is_stored(two_days: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    from user_pipeline.io_managers.snapshots import SnapshotIOManager
+
+    store = SnapshotIOManager.handle_output
+    given: dict[str, Any] = {}
+
+    def watching(manager: SnapshotIOManager, context: dg.OutputContext, obj: Any) -> None:
+        assert two_days.lake_files("page_recommendations") == []
+        given.update({day: (file.path, file.path.read_bytes(), dict(file.metadata)) for day, file in obj.items()})
+        store(manager, context, obj)
+
+    monkeypatch.setattr(SnapshotIOManager, "handle_output", watching)
+    said = metadata(
+        run(two_days, DAY[0], DAY[1], select=RECOMMENDATIONS, config={"all_days": True}), "page_recommendations"
+    )
+    assert list(given) == DAY[:2]
+    for day, (path, content, shown) in given.items():
+        assert not path.exists()
+        stored = two_days.root / f"lake/page_recommendations/date={day}/page_recommendations.parquet"
+        assert stored.read_bytes() == content
+        assert {"users", "rows", "window_days", "seconds_computing"} <= set(shown)
+        assert {name: said[day][name] for name in shown} == shown
+        assert said[day]["dagster/partition_row_count"] == shown["rows"]
+
+
 def test_days_of_a_range_that_were_not_computed_are_not_held_to_the_views_of_today(two_days: Platform) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         run(two_days, DAY[0], select=RECOMMENDATIONS, instance=instance)
@@ -301,7 +326,7 @@ platform.materialize(sys.argv[2], select="page_recommendations")
     [
         ("snapshots.SnapshotIOManager._publish = die", DAY[:2]),
         ("snapshots.run_scripts = die", DAY[:2]),
-        ("snapshots.partition_path = die", DAY[:1]),
+        ("snapshots.SnapshotIOManager.put = die", DAY[:1]),
     ],
 )
 def test_killed_between_snapshot_and_table_a_second_run_ends_as_one(

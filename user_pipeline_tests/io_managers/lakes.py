@@ -3,10 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
 
+from user_pipeline.engines.duckdb import Engine
+from user_pipeline.io_managers.files import FilesIOManager
+from user_pipeline.resources.storage import ObjectStorage
+from user_pipeline.settings import Settings
 from user_pipeline_tests.s3 import s3_endpoint
 
 
@@ -15,6 +20,15 @@ def bucket_lake(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A lake under a prefix of a new bucket, on a real HTTP endpoint."""
     with s3_endpoint(monkeypatch, "lake"):
         yield "s3://lake/some/prefix"
+
+
+@contextmanager
+def file_resources(lake: str, scratch: Path) -> Iterator[dict[str, Any]]:
+    """What assets that are files need: the engine, and the IO manager of a lake."""
+    settings = Settings.from_environment({"USER_PIPELINE_LAKE_URL": lake, "USER_PIPELINE_SCRATCH_DIR": str(scratch)})
+    with Engine(settings) as engine:
+        manager = FilesIOManager(storage=ObjectStorage(settings), engine=engine)
+        yield {"engine": engine, "files_io_manager": manager}
 
 
 def stored(lake: str) -> dict[str, bytes]:

@@ -45,7 +45,7 @@ def export(
     with Engine(settings) as engine:
         result = dg.materialize(
             [things_csv],
-            resources={"io_manager": CsvIOManager(ObjectStorage(settings), engine)},
+            resources={"io_manager": CsvIOManager(storage=ObjectStorage(settings), engine=engine)},
             tags={"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last or first},
         )
     metadata = result.get_asset_materialization_events()[0].materialization.metadata
@@ -79,7 +79,7 @@ def test_any_text_comes_back_as_it_was(settings: Settings, rows: list[tuple[str,
         {"a": pa.array([a for a, _ in rows], pa.string()), "b,": pa.array([b for _, b in rows], pa.string())}
     )
     with Engine(settings) as engine:
-        manager = CsvIOManager(ObjectStorage(settings), engine)
+        manager = CsvIOManager(storage=ObjectStorage(settings), engine=engine)
         assert manager._write(table, "things")[1] == len(rows)
         [written] = engine.scratch.glob("things-*/things.csv")
         content = written.read_bytes().decode()

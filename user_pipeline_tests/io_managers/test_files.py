@@ -1,4 +1,5 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,22 +8,14 @@ import obstore
 import pytest
 from obstore.store import LocalStore
 
-from user_pipeline import settings
 from user_pipeline.defs.partitions import DAILY
 from user_pipeline.errors import PermanentError
-from user_pipeline.io_managers.files import Day, File, FilePerDay, FilesIOManager, LakeFiles, stored_as
-from user_pipeline_tests.io_managers.lakes import bucket_lake, stored
+from user_pipeline.io_managers.files import LakeFiles, stored_as
+from user_pipeline.io_managers.partitioned import PARTITIONED, File, Partitioned
+from user_pipeline_tests.io_managers.lakes import bucket_lake, file_resources, stored
 
 DAYS = ["2017-04-01", "2017-04-02", "2017-04-03"]
 RANGE = {"dagster/asset_partition_range_start": DAYS[0], "dagster/asset_partition_range_end": DAYS[-1]}
-
-
-@pytest.fixture(autouse=True)
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv("USER_PIPELINE_SCRATCH_DIR", str(tmp_path / "scratch"))
-    settings.current.cache_clear()
-    yield tmp_path / "scratch"
-    settings.current.cache_clear()
 
 
 @pytest.fixture(params=["directory", "bucket"])
@@ -34,34 +27,56 @@ def lake(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         yield url
 
 
-def asset(make: Any, *names: str, retry_policy: dg.RetryPolicy | None = None) -> dg.AssetsDefinition:
+Make = Callable[[str, Path], File]
+
+
+def content_of(day: str, folder: Path) -> File:
+    """A file that holds its day."""
+    path = folder / "file.txt"
+    path.write_text(day)
+    return File(path)
+
+
+def made(context: dg.AssetExecutionContext, make: Make) -> Partitioned[File]:
+    """What an asset gives: the file of each day of the run."""
+    files = {}
+    for day in context.partition_keys:
+        folder = context.resources.engine.new_scratch("test") / day
+        folder.mkdir()
+        files[day] = make(day, folder)
+    return Partitioned(files)
+
+
+def asset(make: Make = content_of, *names: str) -> dg.AssetsDefinition:
     @dg.asset(
         name="upstream",
         partitions_def=DAILY,
         backfill_policy=dg.BackfillPolicy.single_run(),
         metadata=stored_as("folder", *names or ("file.txt",)),
-        io_manager_key="files",
-        retry_policy=retry_policy,
+        io_manager_key="files_io_manager",
+        dagster_type=PARTITIONED,
+        required_resource_keys={"engine"},
     )
-    def upstream() -> FilePerDay:
-        return FilePerDay(make)
+    def upstream(context: dg.AssetExecutionContext) -> Partitioned[File]:
+        return made(context, make)
 
     return upstream
 
 
-def materialize(assets: list[Any], lake: str, days: str | None = None, **kwargs: Any) -> dg.ExecuteInProcessResult:
+def materialize(
+    assets: list[Any], lake: str, scratch: Path, days: str | None = None, **kwargs: Any
+) -> dg.ExecuteInProcessResult:
     which: dict[str, Any] = {"partition_key": days} if days else {"tags": RANGE}
-    return dg.materialize(assets, resources={"files": FilesIOManager(lake_url=lake)}, **which, **kwargs)
+    with file_resources(lake, scratch) as resources:
+        return dg.materialize(assets, resources=resources, **which, **kwargs)
 
 
-def test_each_day_of_a_range_gets_its_file_and_its_own_metadata(lake: str, scratch: Path) -> None:
-    def make(day: Day) -> File:
-        path = day.scratch / "any name"
-        path.write_text(day.key)
-        return File(path, rows=int(day.key[-2:]), metadata={"weekday": day.key[-1]})
+def test_each_day_of_a_range_gets_its_file_and_its_own_metadata(lake: str, tmp_path: Path) -> None:
+    def make(day: str, folder: Path) -> File:
+        return replace(content_of(day, folder), rows=int(day[-2:]), metadata={"weekday": day[-1]})
 
     for _ in range(2):
-        result = materialize([asset(make)], lake)
+        result = materialize([asset(make)], lake, tmp_path / "scratch")
     assert stored(lake) == {f"folder/date={day}/file.txt": day.encode() for day in DAYS}
     events = {event.partition: event.materialization.metadata for event in result.get_asset_materialization_events()}
     assert list(events) == DAYS
@@ -70,116 +85,105 @@ def test_each_day_of_a_range_gets_its_file_and_its_own_metadata(lake: str, scrat
         assert metadata["size_bytes"].value == len("2017-04-01")
         assert metadata["dagster/partition_row_count"].value == int(str(day)[-2:])
         assert metadata["weekday"].value == str(day)[-1]
-    assert list(scratch.iterdir()) == []
+    assert list((tmp_path / "scratch").iterdir()) == []
 
 
-def test_a_day_is_stored_and_forgotten_before_the_next_is_made(tmp_path: Path) -> None:
-    lake = tmp_path / "lake"
-    scratches: list[Path] = []
+def test_a_file_is_removed_once_it_is_stored_and_one_that_is_not_of_the_run_stays(lake: str, tmp_path: Path) -> None:
+    own = tmp_path / "file.txt"
+    own.write_text("own")
+    left: list[Path] = []
 
-    def make(day: Day) -> File:
-        assert not any(directory.exists() for directory in scratches)
-        assert [path.name for path in lake.rglob("file.txt")] == ["file.txt"] * len(scratches)
-        scratches.append(day.scratch)
-        return File(b"content")
+    @dg.asset(deps=["upstream"], required_resource_keys={"engine"})
+    def after(context: dg.AssetExecutionContext) -> None:
+        left.extend(path for path in context.resources.engine.scratch.rglob("*") if path.is_file())
 
-    materialize([asset(make)], str(lake))
-    assert len(scratches) == 3
+    materialize([asset(), after], lake, tmp_path / "scratch")
+    assert left == []
+    materialize([asset(lambda *_: File(own))], lake, tmp_path / "scratch", DAYS[0])
+    assert own.read_text() == "own"
+    assert stored(lake)[f"folder/date={DAYS[0]}/file.txt"] == b"own"
 
 
-def test_a_consumer_gets_the_file_of_its_day(lake: str) -> None:
+def test_a_consumer_gets_the_file_of_its_day(lake: str, tmp_path: Path) -> None:
     seen: dict[str, bytes] = {}
+    kept: list[Path] = []
 
-    @dg.asset(
-        partitions_def=DAILY,
-        backfill_policy=dg.BackfillPolicy.single_run(),
-        metadata=stored_as("folder", "b"),
-        io_manager_key="files",
-    )
-    def downstream(upstream: LakeFiles) -> FilePerDay:
-        def make(day: Day) -> File:
-            seen[day.key] = upstream.path(day).read_bytes()
-            assert upstream.read(day.key) == seen[day.key]
-            assert upstream.url(day.key) == f"{lake}/folder/date={day.key}/file.txt"
-            return File(b"")
+    @dg.asset(partitions_def=DAILY, backfill_policy=dg.BackfillPolicy.single_run())
+    def downstream(context: dg.AssetExecutionContext, upstream: LakeFiles) -> None:
+        for day in context.partition_keys:
+            with upstream.file(day) as file:
+                seen[day] = file.read_bytes()
+            # What was fetched from a bucket does not pile up.
+            kept.extend([file] if file.exists() else [])
+            assert upstream.read(day) == seen[day]
+            assert upstream.url(day) == f"{lake}/folder/date={day}/file.txt"
 
-        return FilePerDay(make)
-
-    upstream = asset(lambda day: File(day.key.encode()))
-    materialize([upstream, downstream], lake)
+    materialize([asset(), downstream], lake, tmp_path / "scratch")
     assert seen == {day: day.encode() for day in DAYS}
+    assert kept == ([] if lake.startswith("s3:") else [Path(lake, f"folder/date={day}/file.txt") for day in DAYS])
     # The same in a run of its own, where the upstream asset is only known by its definition.
     seen.clear()
-    materialize([upstream, downstream], lake, DAYS[1], selection=[downstream])
+    materialize([asset(), downstream], lake, tmp_path / "scratch", DAYS[1], selection=[downstream])
     assert seen == {DAYS[1]: DAYS[1].encode()}
 
 
-def test_a_consumer_of_bytes_gets_the_content(lake: str) -> None:
+def test_a_consumer_of_bytes_gets_the_content(lake: str, tmp_path: Path) -> None:
     seen: list[bytes] = []
 
     @dg.asset(partitions_def=DAILY)
     def downstream(upstream: bytes) -> None:
         seen.append(upstream)
 
-    materialize([asset(lambda _: File(b"content")), downstream], lake, DAYS[0])
-    assert seen == [b"content"]
+    materialize([asset(), downstream], lake, tmp_path / "scratch", DAYS[0])
+    assert seen == [DAYS[0].encode()]
 
 
-def test_a_missing_file_is_named_with_how_to_make_it_and_not_retried(lake: str) -> None:
+def test_a_missing_file_is_named_with_how_to_make_it_and_not_retried(lake: str, tmp_path: Path) -> None:
     attempts: list[str] = []
 
-    @dg.asset(
-        partitions_def=DAILY,
-        metadata=stored_as("folder", "b"),
-        io_manager_key="files",
-        retry_policy=dg.RetryPolicy(max_retries=3),
-    )
-    def downstream(upstream: LakeFiles) -> FilePerDay:
-        def make(day: Day) -> File:
-            attempts.append(day.key)
-            return File(upstream.path(day))
-
-        return FilePerDay(make)
+    @dg.asset(partitions_def=DAILY, retry_policy=dg.RetryPolicy(max_retries=3))
+    def downstream(context: dg.AssetExecutionContext, upstream: LakeFiles) -> None:
+        attempts.append(context.partition_key)
+        upstream.read(context.partition_key)
 
     with pytest.raises(dg.Failure) as failure:
-        materialize([asset(None), downstream], lake, DAYS[0], selection=[downstream])
+        materialize([asset(), downstream], lake, tmp_path / "scratch", DAYS[0], selection=[downstream])
     assert failure.value.description == (
-        f"upstream has no file for 2017-04-01: {lake}/folder/date=2017-04-01/file.txt does not exist. "
-        "Make it with: dagster asset materialize -m user_pipeline.definitions "
+        f"upstream has no partition 2017-04-01: {lake}/folder/date=2017-04-01/file.txt does not exist. "
+        "Materialize it first: dagster asset materialize -m user_pipeline.definitions "
         "--select upstream --partition 2017-04-01"
     )
     assert attempts == ["2017-04-01"]
 
 
-def test_a_permanent_error_fails_the_step_in_its_own_words_and_is_not_retried(tmp_path: Path) -> None:
-    attempts: list[str] = []
+def test_a_file_under_another_name_takes_the_place_of_the_old_one(lake: str, tmp_path: Path) -> None:
+    def named(name: str) -> Make:
+        def make(_: str, folder: Path) -> File:
+            (folder / name).write_text(name)
+            return File(folder / name)
 
-    def make(day: Day) -> File:
-        attempts.append(day.key)
-        raise PermanentError("The archive is bad.")
+        return make
 
-    with pytest.raises(dg.Failure) as failure:
-        materialize([asset(make, retry_policy=dg.RetryPolicy(max_retries=3))], str(tmp_path), DAYS[0])
-    assert failure.value.description == "upstream of 2017-04-01: The archive is bad."
-    assert len(attempts) == 1
-
-
-def test_a_file_under_another_name_takes_the_place_of_the_old_one(lake: str) -> None:
+    names = ("report.txt", "report.json")
     for name in ("report.txt", "report.json", "report.json", "report.txt"):
-        content = File(name.encode(), name=name)
-        materialize([asset(lambda _, file=content: file, "report.txt", "report.json")], lake, DAYS[0])
+        materialize([asset(named(name), *names)], lake, tmp_path / "scratch", DAYS[0])
         assert stored(lake) == {f"folder/date=2017-04-01/{name}": name.encode()}
+    with pytest.raises(ValueError, match=r"upstream gave a file other\.txt, not one of report\.txt, report\.json"):
+        materialize([asset(named("other.txt"), *names)], lake, tmp_path / "scratch", DAYS[0])
+    assert stored(lake) == {f"folder/date=2017-04-01/{name}": name.encode()}
 
 
-def test_a_failed_day_leaves_the_file_that_was_there(lake: str) -> None:
-    def broken(day: Day) -> File:
-        (day.scratch / "half").write_text("half")
-        raise OSError("disk full")
+def test_a_failed_day_leaves_the_files_that_were_there(lake: str, tmp_path: Path) -> None:
+    def broken(day: str, folder: Path) -> File:
+        if day == DAYS[1]:
+            raise OSError("disk full")
+        return content_of(f"{day} again", folder)
 
-    materialize([asset(lambda _: File(b"whole"))], lake, DAYS[0])
+    materialize([asset()], lake, tmp_path / "scratch")
     with pytest.raises(OSError, match="disk full"):
-        materialize([asset(broken)], lake, DAYS[0])
-    assert stored(lake) == {"folder/date=2017-04-01/file.txt": b"whole"}
+        materialize([asset(broken)], lake, tmp_path / "scratch")
+    assert stored(lake) == {f"folder/date={day}/file.txt": day.encode() for day in DAYS}
+    assert list((tmp_path / "scratch").iterdir()) == []
 
 
 def test_a_reader_of_a_directory_never_meets_half_a_file(tmp_path: Path) -> None:
@@ -196,29 +200,36 @@ def test_a_reader_of_a_directory_never_meets_half_a_file(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_large_file_arrives_whole(lake: str) -> None:
+def test_a_large_file_arrives_whole(lake: str, tmp_path: Path) -> None:
     content = bytes(range(256)) * 60_000
 
-    def make(day: Day) -> File:
-        path = day.scratch / "large"
+    def make(_: str, folder: Path) -> File:
+        path = folder / "file.txt"
         path.write_bytes(content)
         return File(path)
 
-    materialize([asset(make)], lake, DAYS[0])
+    materialize([asset(make)], lake, tmp_path / "scratch", DAYS[0])
     assert stored(lake) == {"folder/date=2017-04-01/file.txt": content}
 
 
 def test_an_asset_that_does_not_say_where_its_files_go_is_refused(tmp_path: Path) -> None:
-    @dg.asset(partitions_def=DAILY, io_manager_key="files")
-    def nowhere() -> FilePerDay:
-        return FilePerDay(lambda _: File(b""))
+    @dg.asset(partitions_def=DAILY, io_manager_key="files_io_manager", dagster_type=PARTITIONED)
+    def nowhere() -> Partitioned[File]:
+        return Partitioned({})
 
     with pytest.raises(PermanentError, match="nowhere lacks the metadata of stored_as"):
-        materialize([nowhere], str(tmp_path), DAYS[0])
+        materialize([nowhere], str(tmp_path), tmp_path / "scratch", DAYS[0])
 
 
-def test_without_an_address_the_lake_of_the_settings_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("USER_PIPELINE_LAKE_URL", str(tmp_path / "from settings"))
-    settings.current.cache_clear()
-    materialize([asset(lambda _: File(b"content"))], "", DAYS[0])
-    assert (tmp_path / "from settings/folder/date=2017-04-01/file.txt").read_bytes() == b"content"
+def test_other_partitions_than_those_of_the_run_are_refused(tmp_path: Path) -> None:
+    @dg.asset(
+        partitions_def=DAILY,
+        io_manager_key="files_io_manager",
+        dagster_type=PARTITIONED,
+        metadata=stored_as("folder", "file.txt"),
+    )
+    def fewer() -> Partitioned[File]:
+        return Partitioned({})
+
+    with pytest.raises(ValueError, match=r"fewer gave the partitions .*, not those of the run"):
+        materialize([fewer], str(tmp_path), tmp_path / "scratch", DAYS[0])

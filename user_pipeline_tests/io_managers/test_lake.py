@@ -37,7 +37,7 @@ class Lake:
         with Engine(self.settings) as engine:
             return dg.materialize(
                 assets,
-                resources={"io_manager": LakeIOManager(ObjectStorage(self.settings), engine)},
+                resources={"io_manager": LakeIOManager(storage=ObjectStorage(self.settings), engine=engine)},
                 tags={
                     "dagster/asset_partition_range_start": days[0],
                     "dagster/asset_partition_range_end": days[-1],

@@ -1,8 +1,7 @@
 """Fake users: generate, extract, clean, then a workbook, a database, a chart and a report.
 
-Each asset returns how to make the file of one day; the IO manager makes and stores them day by day. What
-does the work is in :mod:`user_pipeline.fake_users`, imported where it is used so that the code location loads
-fast.
+Each asset makes the files of the run's days; the IO manager stores them. What does the work is in
+:mod:`user_pipeline.fake_users`, imported where it is used so that the code location loads fast.
 """
 
 import base64
@@ -10,15 +9,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 from pydantic import Field
 
 from user_pipeline.defs.common import column_schema, daily_asset
+from user_pipeline.engines.duckdb import Engine
+from user_pipeline.errors import PermanentError
 from user_pipeline.fake_users.columns import CLEANED, RAW, Column
-from user_pipeline.io_managers.files import Day, File, FilePerDay, LakeFiles, stored_as
+from user_pipeline.io_managers.files import LakeFiles, stored_as
 from user_pipeline.io_managers.metadata import PREVIEW_ROWS, preview
+from user_pipeline.io_managers.partitioned import PARTITIONED, File, Partitioned
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -57,10 +60,12 @@ class ReportConfig(dg.Config):
 
 def _asset(
     *files: str, kinds: set[str], columns: Sequence[Column] = ()
-) -> Callable[[Callable[..., FilePerDay]], dg.AssetsDefinition]:
+) -> Callable[[Callable[..., Partitioned[File]]], dg.AssetsDefinition]:
     schema = column_schema(*columns) if columns else {}
     return daily_asset(
         group_name="fake_users",
+        dagster_type=PARTITIONED,
+        required_resource_keys={"engine"},
         io_manager_key="files_io_manager",
         # The object store's client tries again by itself; the rest, run config above all, fails the same way twice.
         retry_policy=None,
@@ -70,94 +75,97 @@ def _asset(
 
 
 @_asset("users_raw.zip", kinds={"python", "zip"}, columns=RAW)
-def fake_users_archive(config: FakeUsersConfig) -> FilePerDay:
+def fake_users_archive(context: dg.AssetExecutionContext, config: FakeUsersConfig) -> Partitioned[File]:
     """The day's made-up users, some without last name or e-mail address: users_raw.csv in a zip archive."""
     from user_pipeline.fake_users import archive, csvfile
     from user_pipeline.fake_users.generate import generate
 
-    def make(day: Day) -> File:
-        seed = int(day.key.replace("-", "")) if config.seed is None else config.seed
+    def make(day: str, folder: Path) -> File:
+        seed = int(day.replace("-", "")) if config.seed is None else config.seed
         users = generate(config.num_users, config.missing_last_name_share, config.missing_email_share, seed)
-        path = day.scratch / "users_raw.zip"
+        path = folder / "users_raw.zip"
         archive.pack(path, RAW_CSV, partial(csvfile.write, users))
         return File(path, rows=users.num_rows, metadata={"seed": seed, **_preview(users)})
 
-    return FilePerDay(make)
+    return _each_day(context, make)
 
 
 @_asset("users_extracted.csv", kinds={"python", "csv"}, columns=RAW)
-def fake_users_extracted(fake_users_archive: LakeFiles) -> FilePerDay:
+def fake_users_extracted(context: dg.AssetExecutionContext, fake_users_archive: LakeFiles) -> Partitioned[File]:
     """The CSV taken out of the day's archive, unchanged, after the archive passed its safety checks."""
     from user_pipeline.fake_users import archive, csvfile
 
-    def make(day: Day) -> File:
-        path = day.scratch / "users_extracted.csv"
-        archive.unpack(fake_users_archive.path(day), RAW_CSV, path, name=fake_users_archive.url(day.key))
+    def make(day: str, folder: Path) -> File:
+        path = folder / "users_extracted.csv"
+        with fake_users_archive.file(day) as packed:
+            archive.unpack(packed, RAW_CSV, path, name=fake_users_archive.url(day))
         users = csvfile.read(path, RAW)
         return File(path, rows=users.num_rows, metadata=_preview(users))
 
-    return FilePerDay(make)
+    return _each_day(context, make)
 
 
 @_asset("users_cleaned.csv", kinds={"python", "csv"}, columns=CLEANED)
-def fake_users_cleaned(context: dg.AssetExecutionContext, fake_users_extracted: LakeFiles) -> FilePerDay:
+def fake_users_cleaned(context: dg.AssetExecutionContext, fake_users_extracted: LakeFiles) -> Partitioned[File]:
     """The users with a last name and a well-formed e-mail address, and when they were processed."""
     from user_pipeline.fake_users import csvfile
     from user_pipeline.fake_users.clean import clean
 
     started = _started(context)
 
-    def make(day: Day) -> File:
-        users, removed = clean(csvfile.read(fake_users_extracted.path(day), RAW), started)
-        path = day.scratch / "users_cleaned.csv"
+    def make(day: str, folder: Path) -> File:
+        users, removed = clean(_read(fake_users_extracted, day, RAW), started)
+        path = folder / "users_cleaned.csv"
         with path.open("wb") as stream:
             csvfile.write(users, stream)
         return File(
             path, rows=users.num_rows, metadata={"removed_users": removed.total, **asdict(removed), **_preview(users)}
         )
 
-    return FilePerDay(make)
+    return _each_day(context, make)
 
 
 @_asset("users_cleaned.xlsx", kinds={"python", "excel"}, columns=CLEANED)
-def fake_users_excel(fake_users_cleaned: LakeFiles) -> FilePerDay:
+def fake_users_excel(context: dg.AssetExecutionContext, fake_users_cleaned: LakeFiles) -> Partitioned[File]:
     """The cleaned users as an Excel workbook; beyond 1,048,575 users it goes on to further sheets."""
-    from user_pipeline.fake_users import csvfile, workbook
+    from user_pipeline.fake_users import workbook
 
-    def make(day: Day) -> File:
-        users = csvfile.read(fake_users_cleaned.path(day), CLEANED)
-        path = day.scratch / "users_cleaned.xlsx"
+    def make(day: str, folder: Path) -> File:
+        users = _read(fake_users_cleaned, day, CLEANED)
+        path = folder / "users_cleaned.xlsx"
         sheets = workbook.write(users, path, title="users")
         return File(path, rows=users.num_rows, metadata={"sheets": sheets, **_preview(users)})
 
-    return FilePerDay(make)
+    return _each_day(context, make)
 
 
 @_asset("users.db", kinds={"python", "sqlite"}, columns=CLEANED)
-def fake_users_sqlite(fake_users_cleaned: LakeFiles) -> FilePerDay:
+def fake_users_sqlite(context: dg.AssetExecutionContext, fake_users_cleaned: LakeFiles) -> Partitioned[File]:
     """The cleaned users as table `users` of a SQLite database."""
-    from user_pipeline.fake_users import csvfile, database
+    from user_pipeline.fake_users import database
 
-    def make(day: Day) -> File:
-        users = csvfile.read(fake_users_cleaned.path(day), CLEANED)
-        path = day.scratch / "users.db"
+    def make(day: str, folder: Path) -> File:
+        users = _read(fake_users_cleaned, day, CLEANED)
+        path = folder / "users.db"
         database.write(users, path, name="users", columns=CLEANED)
         return File(path, rows=users.num_rows, metadata=_preview(users))
 
-    return FilePerDay(make)
+    return _each_day(context, make)
 
 
 @_asset("salary_distribution.png", kinds={"python", "matplotlib"})
-def fake_users_salary_chart(fake_users_cleaned: LakeFiles) -> FilePerDay:
+def fake_users_salary_chart(context: dg.AssetExecutionContext, fake_users_cleaned: LakeFiles) -> Partitioned[File]:
     """How the salaries of the cleaned users are distributed: a histogram."""
-    from user_pipeline.fake_users import chart, csvfile
+    from user_pipeline.fake_users import chart
 
-    def make(day: Day) -> File:
-        users = csvfile.read(fake_users_cleaned.path(day), CLEANED, only=["salary"])
-        picture = chart.salary_histogram(users["salary"], title=f"Salaries of the fake users of {day.key}")
-        return File(picture, metadata={"chart": dg.MetadataValue.md(_image(picture))})
+    def make(day: str, folder: Path) -> File:
+        users = _read(fake_users_cleaned, day, CLEANED, only=["salary"])
+        picture = chart.salary_histogram(users["salary"], title=f"Salaries of the fake users of {day}")
+        path = folder / "salary_distribution.png"
+        path.write_bytes(picture)
+        return File(path, metadata={"chart": dg.MetadataValue.md(_image(picture))})
 
-    return FilePerDay(make)
+    return _each_day(context, make)
 
 
 @_asset("users_report.txt", "users_report.json", kinds={"python"})
@@ -167,25 +175,52 @@ def fake_users_report(
     fake_users_extracted: LakeFiles,
     fake_users_cleaned: LakeFiles,
     fake_users_salary_chart: LakeFiles,
-) -> FilePerDay:
+) -> Partitioned[File]:
     """The day in a few lines, as text or JSON: users before and after cleaning, salaries, top cities."""
-    from user_pipeline.fake_users import csvfile, report
+    from user_pipeline.fake_users import report
 
     started = _started(context)
 
-    def make(day: Day) -> File:
-        raw = csvfile.read(fake_users_extracted.path(day), RAW, only=["id"])
-        cleaned = csvfile.read(fake_users_cleaned.path(day), CLEANED, only=["city", "salary"])
+    def make(day: str, folder: Path) -> File:
+        raw = _read(fake_users_extracted, day, RAW, only=["id"])
+        cleaned = _read(fake_users_cleaned, day, CLEANED, only=["city", "salary"])
         summary = report.summarise(raw.num_rows, cleaned)
         write = report.as_json if config.report_format == "json" else report.as_text
-        shown = _as_code(report.lines(summary, started)) + _image(fake_users_salary_chart.read(day.key))
-        return File(
-            write(summary, started),
-            name=f"users_report.{config.report_format}",
-            metadata={"report": dg.MetadataValue.md(shown), **_numbers(summary)},
-        )
+        shown = _as_code(report.lines(summary, started)) + _image(fake_users_salary_chart.read(day))
+        path = folder / f"users_report.{config.report_format}"
+        path.write_bytes(write(summary, started))
+        return File(path, metadata={"report": dg.MetadataValue.md(shown), **_numbers(summary)})
 
-    return FilePerDay(make)
+    return _each_day(context, make)
+
+
+def _each_day(context: dg.AssetExecutionContext, make: Callable[[str, Path], File]) -> Partitioned[File]:
+    """The files of the run's days.
+
+    Args:
+        context: of the asset.
+        make: makes the file of a day, in an empty folder.
+    """
+    engine: Engine = context.resources.engine
+    scratch = engine.new_scratch(context.asset_key.path[-1])
+    files = {}
+    for day in context.partition_keys:
+        folder = scratch / day
+        folder.mkdir()
+        try:
+            files[day] = make(day, folder)
+        except PermanentError as error:
+            asset = context.asset_key.to_user_string()
+            raise dg.Failure(f"{asset} of {day}: {error}", allow_retries=False) from error
+    return Partitioned(files)
+
+
+def _read(files: LakeFiles, day: str, columns: Sequence[Column], only: Sequence[str] | None = None) -> "pa.Table":
+    """The users of a day's CSV file."""
+    from user_pipeline.fake_users import csvfile
+
+    with files.file(day) as file:
+        return csvfile.read(file, columns, only=only)
 
 
 def _started(context: dg.AssetExecutionContext) -> datetime:

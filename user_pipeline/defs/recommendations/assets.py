@@ -3,7 +3,6 @@
 import math
 from dataclasses import asdict
 from datetime import date, timedelta
-from pathlib import Path
 
 import dagster as dg
 import narwhals as nw
@@ -13,7 +12,9 @@ from user_pipeline import settings
 from user_pipeline.defs.common import PERSONAL, column_lineage, column_schema, daily_asset
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.errors import PermanentError, never_retried
-from user_pipeline.io_managers.snapshots import Snapshot, SnapshotPerDay, served_day
+from user_pipeline.io_managers.metadata import timed
+from user_pipeline.io_managers.partitioned import PARTITIONED, File, Partitioned
+from user_pipeline.io_managers.snapshots import served_day
 from user_pipeline.lake.files import MissingPartitionError, fetch_partitions
 from user_pipeline.recommendations.snapshot import Choices, Window, new_page_views, read_history, write_recommendations
 from user_pipeline.recommender.defaults import NEIGHBOURS, REGULARISATION
@@ -67,6 +68,7 @@ class RecommendationsConfig(dg.Config):
     kinds={"postgres", "table", "parquet"},
     tags=PERSONAL,
     io_manager_key="snapshots_io_manager",
+    dagster_type=PARTITIONED,
     pool="analytics_database",
     deps=["users", "user_page_views"],
     metadata={
@@ -91,7 +93,7 @@ def page_recommendations(
     config: RecommendationsConfig,
     engine: dg.ResourceParam[Engine],
     databases: dg.ResourceParam[Databases],
-) -> SnapshotPerDay:
+) -> Partitioned[File]:
     """The three unseen pages that suit each user best, as of the end of the day; the table is that of the newest.
 
     A run of days before the newest brings in what was late, which the newest day is made of as well: it is computed
@@ -99,24 +101,26 @@ def page_recommendations(
     """
     with never_retried():
         config.check()
-    current = settings.current()
-    days = sorted(date.fromisoformat(key) for key in context.partition_keys)
+        wanted = context.partition_keys if config.all_days else [max(context.partition_keys)]
+        served = served_day(databases.analytics)
+        if served and served.isoformat() > max(wanted):
+            wanted = [*wanted, served.isoformat()]
+        return Partitioned({day: _recommended(day, config, engine, databases) for day in sorted(wanted)})
 
-    def make(day: date, file: Path) -> Snapshot:
-        window = Window(day, current.recommendation_days)
-        history = read_history(databases.analytics, engine, window)
+
+def _recommended(day: str, config: RecommendationsConfig, engine: Engine, databases: Databases) -> File:
+    """The recommendations of a day, as a file."""
+    file = engine.new_scratch("page_recommendations") / "snapshot.parquet"
+    taken: dict[str, float] = {}
+    with timed(taken, "computing"):
+        window = Window(date.fromisoformat(day), settings.current().recommendation_days)
         summary = write_recommendations(
-            history,
+            read_history(databases.analytics, engine, window),
             file,
             # The engine, which has read the history, may still hold some of its own memory.
             Choices(window.days, config.neighbours, config.regularisation, engine.memory_limit // 2),
         )
-        return Snapshot(summary.rows, {"window_days": window.days, **asdict(summary)})
-
-    wanted = days if config.all_days else days[-1:]
-    with never_retried():
-        served = served_day(databases.analytics)
-    return SnapshotPerDay([*wanted, served] if served and served > days[-1] else wanted, make)
+    return File(file, summary.rows, {"window_days": window.days, **asdict(summary), **taken})
 
 
 @daily_asset(

@@ -1,0 +1,45 @@
+"""What assets of several partitions give: a value for each of them, computed before anything is stored."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import dagster as dg
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """The file of a partition.
+
+    Attributes:
+        path: where it is, below the scratch directory of the run; it is removed once it is stored.
+        rows: rows in it, where it has rows.
+        metadata: what else to show with the partition's materialisation.
+    """
+
+    path: Path
+    rows: int | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Partitioned(Mapping[str, T]):
+    """The values of some partitions, by their keys, in their order."""
+
+    def __init__(self, values: Mapping[str, T]) -> None:
+        self._values = dict(values)
+
+    def __getitem__(self, partition: str) -> T:
+        return self._values[partition]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+PARTITIONED = dg.PythonObjectDagsterType(Partitioned)
+"""The ``dagster_type`` of assets that give one: Dagster takes no annotation with a parameter for a type."""
