@@ -30,9 +30,10 @@ test: $(INSTALLED) ## Every test (ARGS= passes arguments to pytest)
 screenshots: $(INSTALLED) ## The pictures of the documentation, made anew (needs chromium)
 	$(BIN)/python -m pytest user_pipeline_tests/ui --screenshots docs/images
 
-lint: $(INSTALLED) ## Formatting and lint
+lint: $(INSTALLED) ## Formatting, lint, and the layers of the package
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo --no-cache
 
 types: $(INSTALLED) ## Strict type check
 	$(BIN)/mypy

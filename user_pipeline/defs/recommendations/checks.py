@@ -10,6 +10,7 @@ from user_pipeline.defs.check_results import evaluate_days, fetch, result_of, sp
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.errors import never_retried
 from user_pipeline.io_managers.lake import MissingPartitionError, fetch_partitions
+from user_pipeline.io_managers.snapshots import served_in
 from user_pipeline.recommendations.rules import RULES, broken_rules
 from user_pipeline.recommendations.snapshot import Window
 from user_pipeline.reconcile.accounts import between
@@ -90,7 +91,9 @@ def check_recommendations(
         checked += 1
         with analytics.transaction() as transaction:
             transaction.execute("set transaction isolation level repeatable read")
-            for name, found in broken_rules(transaction, file, Window(day, window_days)).items():
+            in_table = served_in(transaction, "page_recommendations") == day
+            window = Window(day, window_days)
+            for name, found in broken_rules(transaction, file, window, in_table=in_table).items():
                 problems[name] += [f"{day}: {offender}" for offender in found]
     return [result_of(name, "page_recommendations", found, days=checked) for name, found in problems.items()]
 
