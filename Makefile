@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test screenshots lint types format lock bench clean
+.PHONY: help install demo up test screenshots lint types definitions format lock bench clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,12 @@ lint: $(INSTALLED) ## Formatting, lint, and the layers of the package
 
 types: $(INSTALLED) ## Strict type check
 	$(BIN)/mypy
+
+# With an instance of its own that keeps nothing: that of the checkout would start the embedded Postgres.
+definitions: $(INSTALLED) ## What Dagster's own command line finds wrong with the project
+	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && echo 'telemetry: {enabled: false}' >"$$home/dagster.yaml" && \
+		export DAGSTER_HOME="$$home" VIRTUAL_ENV="$(CURDIR)/.venv" && set -x && \
+		$(BIN)/dg check toml && $(BIN)/dg check defs && $(BIN)/dg list defs
 
 format: $(INSTALLED) ## Rewrite the code as the formatter and the linter want it
 	$(BIN)/ruff format .
