@@ -63,6 +63,7 @@ class RecommendationsConfig(dg.Config):
 
 
 @daily_asset(
+    code_version="1",
     group_name="marts",
     kinds={"postgres", "table", "parquet"},
     tags=PERSONAL,
@@ -100,6 +101,8 @@ def page_recommendations(
     with never_retried():
         config.check()
     current = settings.current()
+    # The config, the settings and the other days of the window decide, too: each run makes something else.
+    context.set_data_version(context.asset_key, dg.DataVersion(context.run.run_id))
     days = sorted(date.fromisoformat(key) for key in context.partition_keys)
 
     def make(day: date, file: Path) -> Snapshot:
@@ -120,6 +123,7 @@ def page_recommendations(
 
 
 @daily_asset(
+    code_version="1",
     group_name="marts",
     kinds={"postgres", "table"},
     io_manager_key="analytics_io_manager",
