@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test screenshots lint types format lock bench clean
+.PHONY: help install demo up test screenshots lint types definitions format lock bench clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,12 +30,19 @@ test: $(INSTALLED) ## Every test (ARGS= passes arguments to pytest)
 screenshots: $(INSTALLED) ## The pictures of the documentation, made anew (needs chromium)
 	$(BIN)/python -m pytest user_pipeline_tests/ui --screenshots docs/images
 
-lint: $(INSTALLED) ## Formatting and lint
+lint: $(INSTALLED) ## Formatting, lint, and the layers of the package
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo --no-cache
 
 types: $(INSTALLED) ## Strict type check
 	$(BIN)/mypy
+
+# With an instance of its own that keeps nothing: that of the checkout would start the embedded Postgres.
+definitions: $(INSTALLED) ## What Dagster's own command line finds wrong with the project
+	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && echo 'telemetry: {enabled: false}' >"$$home/dagster.yaml" && \
+		export DAGSTER_HOME="$$home" VIRTUAL_ENV="$(CURDIR)/.venv" && set -x && \
+		$(BIN)/dg check toml && $(BIN)/dg check defs && $(BIN)/dg list defs
 
 format: $(INSTALLED) ## Rewrite the code as the formatter and the linter want it
 	$(BIN)/ruff format .

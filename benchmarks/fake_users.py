@@ -40,7 +40,7 @@ def loop(users: int) -> int:
     import pandas as pd
     from faker import Faker
 
-    from user_pipeline.transforms.email import EMAIL_PATTERN
+    from user_pipeline.email_address import EMAIL_PATTERN
 
     fake = Faker("en_US")
     fake.seed_instance(1)

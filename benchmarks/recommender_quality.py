@@ -39,13 +39,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array, csr_matrix, diags_array
 
+from benchmarks.evaluate import leave_out, measure
 from user_pipeline.recommender.co_views import count_co_views, largest_in_rows
 from user_pipeline.recommender.defaults import REGULARISATION
-from user_pipeline.recommender.evaluate import leave_out, measure
-from user_pipeline.recommender.interactions import Interactions, Weighting, interactions
+from user_pipeline.recommender.interactions import Interactions, interactions
 from user_pipeline.recommender.parallel import single_threaded_blas
 from user_pipeline.recommender.score import recommend
-from user_pipeline.recommender.weights import DENSE_PAGES, MEMORY_LIMIT, fit, nearest_pages
+from user_pipeline.recommender.weights import DENSE_PAGES, MEMORY_LIMIT, fit
 
 RANKED = 20
 # What a method chooses: nothing, a number or several.
@@ -205,14 +205,14 @@ def capped(views: Views, users: int | None, pages: int | None) -> Views:
     return views
 
 
-def random_split(views: Views, seed: int, weighting: Weighting) -> Split:
+def random_split(views: Views, seed: int) -> Split:
     """Hold out 20 % of the pages of every user with at least 5."""
     shape = (int(views.user.max()) + 1, int(views.page.max()) + 1)
     counts = csr_array((views.count, (views.user, views.page)), shape=shape)
-    return _split(*leave_out(counts, seed=seed), weighting)
+    return _split(*leave_out(counts, seed=seed))
 
 
-def temporal_split(views: Views, weighting: Weighting) -> Split:
+def temporal_split(views: Views) -> Split:
     """Hold out what users who viewed something in the first 80 % view for the first time afterwards."""
     if views.time is None:
         sys.exit("A temporal split needs timestamps.")
@@ -224,13 +224,13 @@ def temporal_split(views: Views, weighting: Weighting) -> Split:
     known = diags_array((np.diff(train.indptr) > 0).astype(np.float64)) @ is_new
     held_out = csr_array(known)
     held_out.eliminate_zeros()
-    return _split(train, held_out, weighting)
+    return _split(train, held_out)
 
 
-def _split(train: csr_array, held_out: csr_array, weighting: Weighting) -> Split:
+def _split(train: csr_array, held_out: csr_array) -> Split:
     entries = train.tocoo()
     n_users, n_pages = train.shape
-    views = interactions(entries.row, entries.col, entries.data, n_users=n_users, n_pages=n_pages, weighting=weighting)
+    views = interactions(entries.row, entries.col, n_users=n_users, n_pages=n_pages)
     return Split(views, held_out)
 
 
@@ -277,11 +277,18 @@ def _popularity(views: Interactions, _: None) -> Scores:
 
 def _cosine(views: Interactions, neighbours: int) -> Scores:
     co_views = count_co_views(views, memory_limit=MEMORY_LIMIT)
-    nearest = nearest_pages(co_views, neighbours)
-    n, k = nearest.pages.shape
-    norm = np.sqrt(co_views.diagonal)
-    cosine = nearest.co_views / norm[nearest.pages] / norm[:, None]
-    similar = csc_array((cosine.ravel(), nearest.pages.ravel(), np.arange(n + 1) * k), shape=(n, n)).tocsr()
+    n, norm = co_views.n, np.sqrt(co_views.diagonal)
+    near, pages = [], []
+    for start in range(0, n, co_views.block):
+        stop = min(start + co_views.block, n)
+        cosine = co_views.rows(start, stop) / norm / norm[start:stop, None]
+        cosine[np.arange(stop - start), np.arange(start, stop)] = -1
+        # A stable sort: of equally near pages the more popular come first.
+        pages.append(np.argsort(-cosine, axis=1, kind="stable")[:, : min(neighbours, n - 1)])
+        near.append(np.take_along_axis(cosine, pages[-1], axis=1))
+    ends = np.arange(n + 1) * min(neighbours, n - 1)
+    values, rows = np.concatenate(near).ravel(), np.concatenate(pages).ravel()
+    similar = csc_array((values, rows, ends), shape=(n, n)).tocsr()
     return lambda history: (history @ similar).toarray()
 
 
@@ -342,7 +349,6 @@ def main() -> None:
     parser.add_argument("--format", choices=["auto", "pairs", "msweb", "transactions"], default="auto")
     parser.add_argument("--columns", nargs="*", choices=["count", "time", "-"], help="what follows user and item")
     parser.add_argument("--split", choices=["random", "temporal"], default="random")
-    parser.add_argument("--weighting", choices=["binary", "log"], default="binary", help="for every method")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--users", type=int, help="keep this many users, chosen at random")
     parser.add_argument("--pages", type=int, help="keep this many of the most popular pages")
@@ -355,18 +361,14 @@ def main() -> None:
 
     views = capped(read(arguments.data, arguments.format, arguments.columns), arguments.users, arguments.pages)
     temporal = arguments.split == "temporal"
-    splits = (
-        [temporal_split(views, arguments.weighting)]
-        if temporal
-        else [random_split(views, seed, arguments.weighting) for seed in arguments.seeds]
-    )
-    validation = [_validation(split, arguments.weighting) for split in splits]
+    splits = [temporal_split(views)] if temporal else [random_split(views, seed) for seed in arguments.seeds]
+    validation = [_validation(split) for split in splits]
     if arguments.choose:
         _print_choices(validation, arguments.ranked_users)
         return
     n_users, n_pages = splits[0].held_out.shape
     pairs = splits[0].train.matrix.nnz + splits[0].held_out.nnz
-    conditions = f"{arguments.split} split, {arguments.weighting} weights, seeds {arguments.seeds}"
+    conditions = f"{arguments.split} split, seeds {arguments.seeds}"
     notes = [f"{n_users} users, {n_pages} pages, {pairs} pairs, {conditions}"]
     methods = list(arguments.methods)
     if 24 * n_pages**2 > arguments.dense_memory and "dense EASE^R" in methods:
@@ -392,14 +394,12 @@ def main() -> None:
         _print(notes, results)
 
 
-def _validation(split: Split, weighting: Weighting) -> Split:
-    """Split the training data again; only the codes and counts survive in it, as they were weighted."""
+def _validation(split: Split) -> Split:
+    """Split the training data again; only the codes survive in it."""
     x = split.train.matrix
     counts = csr_array(x.astype(np.float64))
-    if weighting == "log":
-        counts.data = np.exp2(counts.data) - 1
     full = csr_array((counts.data, split.train.pages[counts.indices], counts.indptr), shape=split.held_out.shape)
-    return _split(*leave_out(full, seed=12345), weighting)
+    return _split(*leave_out(full, seed=12345))
 
 
 def _tuned(method: str, validation: list[Split], ranked_users: int) -> Parameter:

@@ -13,8 +13,9 @@ from user_pipeline.private_files import keep_private
 # Before anything is written: runs are processes that load this module.
 keep_private()
 
-# A process for each step would cost more than most steps do.
-_RUNNING = dg.Definitions(resources=RESOURCES, executor=dg.in_process_executor)
-
-# The path is that of the package, whose dg.toml an installed copy has too.
-defs = dg.Definitions.merge(dg.load_from_defs_folder(path_within_project=Path(__file__).parent), _RUNNING)
+# The path is that of the package, whose dg.toml an installed copy has too. One name at most may hold Definitions here.
+defs = dg.Definitions.merge(
+    dg.load_from_defs_folder(path_within_project=Path(__file__).parent),
+    # A process for each step would cost more than most steps do.
+    dg.Definitions(resources=RESOURCES, executor=dg.in_process_executor),
+)

@@ -1,9 +1,10 @@
-"""Errors that a second try cannot mend, and errors that say more than they may."""
+"""Errors that a second try cannot mend, and errors that say more than they may.
+
+Dagster is imported where an error is handed to it: the libraries that raise these errors do without it.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import dagster as dg
 
 from user_pipeline.masking import mask
 from user_pipeline.settings import SettingsError
@@ -26,9 +27,11 @@ def masked() -> Iterator[None]:
 
     S3 repeats the token of a request it refuses, the engine the value it cannot convert.
     """
+    from dagster import Failure, RetryRequested
+
     try:
         yield
-    except (dg.Failure, dg.RetryRequested):
+    except (Failure, RetryRequested):
         raise
     except Exception as error:
         if _is_clean(error):
@@ -39,13 +42,15 @@ def masked() -> Iterator[None]:
 @contextmanager
 def never_retried() -> Iterator[None]:
     """Inside it, a permanent error fails the step at once, whatever its retry policy; others are :func:`masked`."""
+    from dagster import Failure
+
     with masked():
         try:
             yield
         except (PermanentError, SettingsError) as error:
             # Dagster shows the causes of an error with it.
             cause = error if _is_clean(error) else None
-            raise dg.Failure(description=mask(str(error)), allow_retries=False) from cause
+            raise Failure(description=mask(str(error)), allow_retries=False) from cause
 
 
 def _is_clean(error: BaseException) -> bool:

@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from user_pipeline import settings
+from user_pipeline.cli.create_tables import create_tables
 from user_pipeline.cli.main import main
 from user_pipeline.cli.sample_logs import SampleLogs
 from user_pipeline.resources.postgres import Databases, StatementError
 from user_pipeline.settings import Settings
-from user_pipeline.warehouse.create import create_tables
 from user_pipeline_tests import CHECKOUT
 from user_pipeline_tests.platform import Platform, update, view
 from user_pipeline_tests.servers import PasswordServer, password_server

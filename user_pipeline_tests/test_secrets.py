@@ -23,6 +23,7 @@ import dagster as dg
 import pytest
 
 from user_pipeline import masking, settings
+from user_pipeline.cli.create_tables import create_tables
 from user_pipeline.definitions import defs
 from user_pipeline.defs.automation.sensor import new_logs
 from user_pipeline.errors import MaskedError, PermanentError, masked, never_retried
@@ -31,7 +32,6 @@ from user_pipeline.resources import embedded_postgres as postgres
 from user_pipeline.resources.postgres import Databases
 from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.settings import Settings
-from user_pipeline.warehouse.create import create_tables
 from user_pipeline_tests import CHECKOUT
 from user_pipeline_tests.platform import LOG_PIPELINE, Platform, update, view
 from user_pipeline_tests.s3 import s3_endpoint

@@ -210,8 +210,8 @@ def init_databases() -> None:
     The pipeline then needs no right to make tables (deploy/sql/roles.sql). Tables that are there stay as they
     are; after an upgrade run it again.
     """
+    from user_pipeline.cli.create_tables import create_tables
     from user_pipeline.resources.postgres import Databases
-    from user_pipeline.warehouse.create import create_tables
 
     databases = Databases(settings.current())
     try:

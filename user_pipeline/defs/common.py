@@ -1,6 +1,5 @@
 """What every asset of the log pipeline shares."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
@@ -13,10 +12,6 @@ from user_pipeline.dagster_internals import (
     PARTITION_NAME_TAG,
 )
 from user_pipeline.defs.partitions import DAILY
-
-# Single-run backfills and partitioned checks are used knowingly; without this every command prints pages of it.
-warnings.filterwarnings("ignore", category=dg.BetaWarning)
-warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 OWNERS = ["team:data-platform"]
 
@@ -32,18 +27,32 @@ PERSONAL = {"personal_data": "yes"}
 """The tag of assets with names or e-mail addresses."""
 
 
-def unpartitioned_asset(**options: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:  # noqa: ANN401 - dg.asset's
-    """:func:`dagster.asset` with what all assets have in common; an option given here replaces the common one."""
-    common = {"owners": OWNERS, "retry_policy": RETRY, "freshness_policy": FRESHNESS}
+def unpartitioned_asset(
+    *,
+    code_version: str,
+    **options: Any,  # noqa: ANN401 - dg.asset's
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """:func:`dagster.asset` with what all assets have in common; an option given here replaces the common one.
+
+    Args:
+        code_version: of the rule the asset is made by. Whoever changes the rule raises it, and Dagster shows which days
+            were made by an older one.
+        options: those of :func:`dagster.asset`.
+    """
+    common = {"owners": OWNERS, "retry_policy": RETRY, "freshness_policy": FRESHNESS, "code_version": code_version}
     decorator: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(**{**common, **options})
     return decorator
 
 
-def daily_asset(**options: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:  # noqa: ANN401 - dg.asset's
+def daily_asset(
+    *,
+    code_version: str,
+    **options: Any,  # noqa: ANN401 - dg.asset's
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """The same for an asset with a partition a day."""
     # A run costs seconds of start-up whatever it does, so a range of days is one run.
     daily = {"partitions_def": DAILY, "backfill_policy": dg.BackfillPolicy.single_run()}
-    return unpartitioned_asset(**{**daily, **options})
+    return unpartitioned_asset(code_version=code_version, **{**daily, **options})
 
 
 def partition_range(tags: Mapping[str, str]) -> tuple[str, str] | tuple[None, None]:

@@ -6,7 +6,7 @@ from datetime import datetime
 import narwhals as nw
 from narwhals.typing import IntoDataFrameT
 
-from user_pipeline.transforms.email import EMAIL_PATTERN
+from user_pipeline.email_address import EMAIL_PATTERN
 
 # Everything Unicode calls white space; what a backend strips when not told differs between them.
 _WHITE_SPACE = "".join(filter(str.isspace, map(chr, range(0x3001))))

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from importlib.resources import files
 
-from user_pipeline.transforms.email import EMAIL_PATTERN
+from user_pipeline.email_address import EMAIL_PATTERN
+from user_pipeline.resources.storage import SOURCE_FOLDERS
 
 REASONS = (
     "malformed",
@@ -55,14 +56,14 @@ def parse_macros() -> str:
 
 USER_UPDATES = Feed(
     name="user_updates",
-    folder="UserUpdates",
+    folder=SOURCE_FOLDERS["user_updates"],
     event_time="updated_at",
     columns=("updated_at", "user_id", "email", "name", "environment"),
     quoted_newlines=True,
 )
 PAGE_VIEWS = Feed(
     name="page_views",
-    folder="PageViews",
+    folder=SOURCE_FOLDERS["page_views"],
     event_time="ts",
     columns=("ts", "url", "environment", "user_id"),
     quoted_newlines=False,

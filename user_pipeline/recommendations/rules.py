@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from user_pipeline.io_managers.snapshots import served_in
 from user_pipeline.recommendations.snapshot import Window
 
 if TYPE_CHECKING:
@@ -84,21 +83,21 @@ RULES = {
 }
 
 
-def broken_rules(transaction: "Transaction", snapshot: Path, window: Window) -> dict[str, list[str]]:
+def broken_rules(transaction: "Transaction", snapshot: Path, window: Window, *, in_table: bool) -> dict[str, list[str]]:
     """Which users' recommendations break which rule.
 
-    The table is looked at if it is that of the day, otherwise the day's snapshot; the e-mails of a snapshot are
+    The table is looked at if it is as of the day, otherwise the day's snapshot; the e-mails of a snapshot are
     those of its time and may be any.
 
     Args:
         transaction: on the analytics database.
         snapshot: the day's file.
         window: the days learned from, up to the day.
+        in_table: whether the table is as of the day.
 
     Returns:
         The offenders of each rule, the first thousand of them.
     """
-    in_table = served_in(transaction, "page_recommendations") == window.last
     if in_table:
         transaction.execute("create temporary view recommended as select * from public.page_recommendations")
     else:

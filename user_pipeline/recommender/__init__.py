@@ -8,9 +8,7 @@ Three steps, each a function of the one before::
 
 - :mod:`.interactions` turns integer codes into a users x pages matrix;
 - :mod:`.weights` learns page-to-page weights from it (EASE^R on a few pages each);
-- :mod:`.score` ranks every user's unseen pages by them, and fills up with the most popular;
-- :mod:`.evaluate` measures rankings and splits data to do so;
-- :mod:`.tuning` chooses the regularisation on a validation split.
+- :mod:`.score` ranks every user's unseen pages by them, and fills up with the most popular.
 
 Nothing is imported here: NumPy and SciPy load with the module that needs them.
 """

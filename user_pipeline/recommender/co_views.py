@@ -21,11 +21,10 @@ class CoViews:
     """The symmetric matrix ``G = X'X``, n x n, of a users x pages matrix X with pages in order of popularity.
 
     It is kept in two parts. The rows of the most popular pages, the head, are dense panels of the upper
-    triangle: 2 bytes a cell for counts, 4 for sums of logarithms. What remains, less popular pages among
-    themselves, is the tail: sparse, 8 bytes for each pair of pages that has a viewer in common. The head is
-    all of G if that fits in 4/5 of the memory limit (n^2 bytes for counts: 20,000 pages take 0.4 GB).
-    Otherwise it takes half of the limit, and the tail is held to 3/10 by keeping for each page only the pages
-    it was most often viewed with.
+    triangle: 2 bytes a cell. What remains, less popular pages among themselves, is the tail: sparse, 8 bytes
+    for each pair of pages that has a viewer in common. The head is all of G if that fits in 4/5 of the memory
+    limit (n^2 bytes: 20,000 pages take 0.4 GB). Otherwise it takes half of the limit, and the tail is held to
+    3/10 by keeping for each page only the pages it was most often viewed with.
 
     Two bytes suffice because two pages have no more viewers in common than the less popular of them has
     viewers at all. Only pages with more viewers than that, the first few, need a matrix of their own.
@@ -41,7 +40,7 @@ class CoViews:
 
     diagonal: NDArray[np.float64]
     block: int
-    cells: NDArray[np.uint16] | NDArray[np.float32]
+    cells: NDArray[np.uint16]
     offset: NDArray[np.int64]
     corner: NDArray[np.float32]
     tail: csr_array
@@ -56,7 +55,7 @@ class CoViews:
         """Number of pages whose rows are dense."""
         return len(self.offset)
 
-    def panel(self, start: int) -> NDArray[np.uint16] | NDArray[np.float32]:
+    def panel(self, start: int) -> NDArray[np.uint16]:
         """Rows ``[start, start + block)`` of the head, columns from ``start``; a view."""
         rows, columns = min(self.block, self.n_head - start), self.n - start
         begin = self.offset[start] + start
@@ -104,7 +103,7 @@ class CoViews:
     def _between(self, low: NDArray[np.int32], high: NDArray[np.int32]) -> NDArray[np.uint16] | NDArray[np.float32]:
         """The same, of the smaller and the larger page of each pair, but for the corner."""
         if self.n_head == self.n:
-            found: NDArray[np.uint16] | NDArray[np.float32] = self.cells.take(self.offset[low] + high)
+            found: NDArray[np.uint16] = self.cells.take(self.offset[low] + high)
             return found
         in_head = low < self.n_head
         values = np.empty(low.shape, np.float32)
@@ -128,7 +127,9 @@ class CoViews:
         first, second = np.triu_indices(k, 1)
         low, high = pages.take(first, axis=1), pages.take(second, axis=1)
         if self.n_head == self.n:
-            values = self.cells.take(self.offset[pages].take(first, axis=1) + high)
+            values: NDArray[np.uint16] | NDArray[np.float32] = self.cells.take(
+                self.offset[pages].take(first, axis=1) + high
+            )
         else:
             values = self._between(low, high)
         position = np.zeros((k, k), np.intp)
@@ -155,24 +156,22 @@ def count_co_views(views: Interactions, *, memory_limit: int, n_threads: int | N
         n_threads: threads to use, every core by default.
 
     Returns:
-        The counts (or, of logarithms, the sums of products).
+        The counts.
     """
     by_user, by_page = views.matrix, views.matrix.tocsc()
     n = by_user.shape[1]
-    # Not a function of the number of threads: sums of logarithms would show where a block begins.
     block = int(np.clip(memory_limit // (256 * max(n, 1)), 1, 256))
     starts = np.arange(0, n, block)
     cells = np.minimum(block, n - starts) * (n - starts)
     panels = len(starts)
-    counting = by_user.dtype == np.int8
-    cell = np.dtype(np.uint16 if counting else np.float32)
+    cell = np.dtype(np.uint16)
     if cell.itemsize * cells.sum() > memory_limit // 5 * 4:
         panels = int(np.searchsorted(cell.itemsize * np.cumsum(cells), memory_limit // 2, side="right"))
     rows = np.arange(min(panels * block, n))
     first = rows // block * block
     before = np.cumsum(cells) - cells
-    diagonal = _column_squares(by_page)
-    wide = min(len(rows), int(np.count_nonzero(diagonal > WIDEST))) if counting else 0
+    diagonal = np.diff(by_page.indptr).astype(np.float64)
+    wide = min(len(rows), int(np.count_nonzero(diagonal > WIDEST)))
     out = CoViews(
         diagonal=diagonal,
         block=block,
@@ -276,10 +275,7 @@ class _Products:
             to = max(at + 1, int(np.searchsorted(end, begin[at] + PIECE, side="right")))
             row, last = np.searchsorted(bounds, bounds[0] + np.array([at, to - 1]), side="right") - 1
             part = later[2 * users[at:to] + 1]
-            if x.dtype == np.int8:
-                data = np.ones(len(part.indices), np.uint16)
-            else:
-                data = part.data * np.repeat(x.data[bounds[0] + at : bounds[0] + to], np.diff(part.indptr))
+            data = np.ones(len(part.indices), np.uint16)
             indptr = begin[np.clip(bounds[row : last + 2] - bounds[0], at, to)] - begin[at]
             shape = (int(last - row) + 1, x.shape[1] - first)
             yield (
@@ -316,10 +312,3 @@ def largest_in_rows(matrix: csr_array, limit: int) -> csr_array:
     kept = np.ones(matrix.nnz, np.bool_)
     kept[order[place >= limit]] = False
     return csr_array((matrix.data[kept], (row[kept], matrix.indices[kept])), shape=matrix.shape)
-
-
-def _column_squares(x: csc_array) -> NDArray[np.float64]:
-    """The sum of squares of each column; every column has an entry."""
-    if x.dtype == np.int8:
-        return np.diff(x.indptr).astype(np.float64)
-    return np.add.reduceat(np.square(x.data, dtype=np.float64), x.indptr[:-1])

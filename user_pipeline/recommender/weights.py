@@ -206,25 +206,12 @@ def _overrated(
     return out
 
 
-def nearest_pages(co_views: CoViews, neighbours: int, *, n_threads: int | None = None) -> Nearest:
-    """Find the K pages nearest to each page by cosine, ``G[i, j] / sqrt(G[i, i] G[j, j])``.
+def _ranked(co_views: CoViews, neighbours: int, *, n_threads: int | None) -> Nearest:
+    """The K pages nearest to each page by cosine, ``G[i, j] / sqrt(G[i, i] G[j, j])``, nearest first.
 
     Of equally near pages the more popular come first; so pages with fewer than K that share a viewer with
-    them are completed by the most popular pages.
-
-    Args:
-        co_views: G.
-        neighbours: K; all other pages if there are not that many.
-        n_threads: threads to use, every core by default.
-
-    Returns:
-        The neighbours of each page.
+    them are completed by the most popular pages. If there are fewer than K other pages, it is all of them.
     """
-    return _ascending(_ranked(co_views, neighbours, n_threads=n_threads))
-
-
-def _ranked(co_views: CoViews, neighbours: int, *, n_threads: int | None) -> Nearest:
-    """The same, nearest first."""
     n = co_views.n
     k = max(0, min(neighbours, n - 1))
     nearest = Nearest(np.empty((n, k), np.int32), np.empty((n, k), np.float32), np.full(n, k))

@@ -4,13 +4,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from user_pipeline.ingest.feeds import FEEDS
 from user_pipeline.resources.object_store import ObjectStoreError, open_store
 from user_pipeline.resources.source import Source, open_source
 from user_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from user_pipeline.resources.object_store import Store
+
+SOURCE_FOLDERS = {"user_updates": "UserUpdates", "page_views": "PageViews"}
+"""The folder of the source that each feed is read from."""
 
 
 class ObjectStorage:
@@ -36,9 +38,9 @@ class ObjectStorage:
         if not location.is_s3 and Path(location.url) != default and not Path(location.url).is_dir():
             raise ObjectStoreError(
                 location,
-                "there is no such directory; it should hold the folders UserUpdates and PageViews",
+                f"there is no such directory; it should hold the folders {' and '.join(SOURCE_FOLDERS.values())}",
             )
-        return open_source(location, [feed.folder for feed in FEEDS])
+        return open_source(location, [*SOURCE_FOLDERS.values()])
 
     @cached_property
     def lake(self) -> "Store":

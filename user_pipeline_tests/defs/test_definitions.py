@@ -234,6 +234,7 @@ def test_all_assets_share_days_owners_and_retries_and_run_ranges_at_once(name: s
     assert node.partitions_def == partitions
     assert node.backfill_policy == (dg.BackfillPolicy.single_run() if partitions else None)
     assert node.owners == ["team:data-platform"]
+    assert node.code_version
     policy = defs.resolve_assets_def(key).op.retry_policy
     if node.group_name == FAKE_USERS:
         # What fails there, run config above all, fails the same way twice.
@@ -281,14 +282,36 @@ def test_half_an_hour_after_midnight_a_schedule_asks_for_the_day_before(
     assert [request.partition_key for request in requests or ()] == [partition]
 
 
-def fresh(code: str, directory: Path) -> list[str]:
+def fresh(code: str, directory: Path, *options: str) -> list[str]:
     """What a fresh interpreter prints, with no setting at all."""
     environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, cwd=directory
+        [sys.executable, *options, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+        cwd=directory,
     )
     assert "Warning" not in done.stderr
     return done.stdout.split()
+
+
+@pytest.mark.parametrize("module", ["definitions", "cli.create_tables", "defs.raw.checks", "defs.fake_users.assets"])
+def test_loading_prints_no_warning(module: str, tmp_path: Path) -> None:
+    assert fresh(f"import user_pipeline.{module}", tmp_path, "-W", "default") == []
+
+
+def test_what_else_is_not_stable_in_dagster_is_still_said(tmp_path: Path) -> None:
+    code = """
+import warnings
+import user_pipeline.defs.raw.checks
+import dagster as dg
+with warnings.catch_warnings(record=True) as caught:
+    dg.UrlCodeReference(url="https://example.com/")
+print(*{warning.category.__name__.removesuffix("Warning") for warning in caught})
+"""
+    assert fresh(code, tmp_path, "-W", "default") == ["Beta"]
 
 
 def test_loading_imports_no_heavy_library(tmp_path: Path) -> None:

@@ -70,6 +70,13 @@ def frame(content: bytes) -> pd.DataFrame:
     return pd.read_csv(BytesIO(content), keep_default_na=False, dtype=str)
 
 
+def version(result: dg.ExecuteInProcessResult, asset: str) -> str:
+    (event,) = (event for event in result.get_asset_materialization_events() if event.asset_key == dg.AssetKey(asset))
+    tags = event.materialization.tags
+    assert tags is not None
+    return tags["dagster/data_version"]
+
+
 def metadata(result: dg.ExecuteInProcessResult, asset: str, day: str = DAY) -> dict[str, Any]:
     (event,) = (
         event
@@ -313,3 +320,10 @@ def test_loading_the_assets_imports_nothing_heavy() -> None:
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert loaded.strip() == "set()"
+
+
+def test_other_users_are_another_version_of_all_that_is_made_of_them(tmp_path: Path) -> None:
+    few, again, more = (run(str(tmp_path), num_users=n) for n in (5, 5, 6))
+    for asset in ("fake_users_archive", "fake_users_cleaned", "fake_users_report"):
+        assert version(few, asset) == version(again, asset)
+        assert version(few, asset) != version(more, asset)

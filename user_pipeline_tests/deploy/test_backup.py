@@ -15,10 +15,10 @@ import pytest
 from dagster._core.instance.ref import InstanceRef
 
 from user_pipeline import settings
+from user_pipeline.cli.create_tables import create_tables
 from user_pipeline.resources.embedded_postgres import SUPERUSER, binaries
 from user_pipeline.resources.postgres import Databases
 from user_pipeline.settings import Settings
-from user_pipeline.warehouse.create import create_tables
 from user_pipeline_tests import CHECKOUT
 from user_pipeline_tests.deployment import COMPOSE, DEPLOY
 from user_pipeline_tests.platform import Platform, update, view

@@ -10,8 +10,8 @@ from faker import Faker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from user_pipeline.email_address import EMAIL_PATTERN
 from user_pipeline.fake_users.generate import generate
-from user_pipeline.transforms.email import EMAIL_PATTERN
 
 
 def test_the_same_seed_gives_the_same_users_whatever_ran_before() -> None:

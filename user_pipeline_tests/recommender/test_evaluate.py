@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from user_pipeline.recommender.evaluate import Quality, leave_out, measure
+from benchmarks.evaluate import Quality, leave_out, measure
 
 
 def test_measures_by_hand() -> None:

@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 
 from user_pipeline.recommender.interactions import interactions
 
@@ -18,14 +17,6 @@ def test_a_repeated_pair_is_one_view_of_a_page() -> None:
 
     assert views.matrix.toarray().tolist() == [[1]]
     assert views.popularity.tolist() == [1]
-
-
-def test_logarithms_are_of_the_sum_of_counts() -> None:
-    views = interactions(
-        np.array([0, 0, 1]), np.array([0, 0, 0]), np.array([1, 2, 1]), n_users=2, n_pages=1, weighting="log"
-    )
-
-    assert views.matrix.toarray().ravel().tolist() == pytest.approx([2.0, 1.0])
 
 
 def test_nothing_viewed_has_no_columns() -> None:

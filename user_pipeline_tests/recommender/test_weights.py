@@ -5,11 +5,15 @@ from scipy.sparse import csr_array
 
 from user_pipeline.recommender import co_views as counting
 from user_pipeline.recommender import weights as weights_module
-from user_pipeline.recommender.co_views import count_co_views, largest_in_rows
+from user_pipeline.recommender.co_views import CoViews, count_co_views, largest_in_rows
 from user_pipeline.recommender.defaults import NEIGHBOURS
 from user_pipeline.recommender.interactions import Interactions, interactions
-from user_pipeline.recommender.weights import LEAST, find_predictors, fit, nearest_pages, solve
+from user_pipeline.recommender.weights import LEAST, Nearest, find_predictors, fit, solve
 from user_pipeline_tests.recommender.helpers import dense_ease, random_views, views_of
+
+
+def nearest_pages(co_views: CoViews, neighbours: int) -> Nearest:
+    return weights_module._ascending(weights_module._ranked(co_views, neighbours, n_threads=None))
 
 
 def test_two_pages_by_hand() -> None:
@@ -63,23 +67,13 @@ def test_neighbours_are_the_nearest_by_cosine_and_of_equals_the_more_popular() -
     assert np.array_equal(nearest.co_views, np.take_along_axis(x.T @ x, expected, 1))
 
 
-@pytest.mark.parametrize("weighting", ["binary", "log"])
 @pytest.mark.parametrize("memory_limit", [2**30, 2**18, 30_000])
-def test_co_views_are_the_same_however_little_memory(
-    weighting: str, memory_limit: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_co_views_are_the_same_however_little_memory(memory_limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(counting, "largest_in_rows", lambda matrix, _: matrix)
     monkeypatch.setattr(counting, "PIECE", 64)
     rng = np.random.default_rng(0)
     user, page = rng.integers(0, 300, 6000), (200 * rng.random(6000) ** 3).astype(int)
-    views = interactions(
-        user,
-        page,
-        rng.integers(1, 9, 6000),
-        n_users=300,
-        n_pages=200,
-        weighting="log" if weighting == "log" else "binary",
-    )
+    views = interactions(user, page, n_users=300, n_pages=200)
     x = views.matrix.toarray().astype(np.float64)
     groups = np.sort([rng.permutation(x.shape[1])[:20] for _ in range(30)], axis=1).astype(np.int32)
 

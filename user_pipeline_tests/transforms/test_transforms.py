@@ -213,7 +213,7 @@ def test_types_are_the_tables_types_whether_there_are_rows_or_none(
 
 def test_transforms_import_neither_dagster_nor_an_engine() -> None:
     code = (
-        "import sys, user_pipeline.transforms.cleaned, user_pipeline.transforms.marts, user_pipeline.transforms.email;"
+        "import sys, user_pipeline.transforms.cleaned, user_pipeline.transforms.marts, user_pipeline.email_address;"
         "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     )
     loaded = subprocess.run(

@@ -9,6 +9,7 @@ from user_pipeline.transforms.cleaned import clean_page_views, clean_user_update
 
 
 @daily_asset(
+    code_version="1",
     group_name="cleaned",
     kinds={"postgres", "table"},
     tags=PERSONAL,
@@ -35,6 +36,7 @@ def user_updates(raw_user_updates: dict[str, Frame]) -> PerPartition:
 
 
 @daily_asset(
+    code_version="1",
     group_name="cleaned",
     kinds={"postgres", "table"},
     io_manager_key="staging_io_manager",

@@ -5,6 +5,7 @@ from user_pipeline.transforms import Frame
 
 
 @daily_asset(
+    code_version="1",
     group_name="exports",
     kinds={"s3", "csv"},
     tags=PERSONAL,
@@ -30,6 +31,7 @@ def user_page_views_csv(user_page_views: Frame) -> Frame:
 
 
 @daily_asset(
+    code_version="1",
     group_name="exports",
     kinds={"s3", "csv"},
     tags=PERSONAL,

@@ -59,10 +59,11 @@ class ReportConfig(dg.Config):
 
 
 def _asset(
-    *files: str, kinds: set[str], columns: Sequence[Column] = ()
+    *files: str, code_version: str, kinds: set[str], columns: Sequence[Column] = ()
 ) -> Callable[[Callable[..., Partitioned[File]]], dg.AssetsDefinition]:
     schema = column_schema(*columns) if columns else {}
     return daily_asset(
+        code_version=code_version,
         group_name="fake_users",
         dagster_type=PARTITIONED,
         required_resource_keys={"engine"},
@@ -74,11 +75,17 @@ def _asset(
     )
 
 
-@_asset("users_raw.zip", kinds={"python", "zip"}, columns=RAW)
+@_asset("users_raw.zip", code_version="1", kinds={"python", "zip"}, columns=RAW)
 def fake_users_archive(context: dg.AssetExecutionContext, config: FakeUsersConfig) -> Partitioned[File]:
     """The day's made-up users, some without last name or e-mail address: users_raw.csv in a zip archive."""
     from user_pipeline.fake_users import archive, csvfile
     from user_pipeline.fake_users.generate import generate
+
+    # It has no inputs: the config decides what is in it, and what is made of it must be made anew after another.
+    versions = context.assets_def.code_versions_by_key.values()
+    context.set_data_version(
+        context.asset_key, dg.DataVersion(":".join([*filter(None, versions), config.model_dump_json()]))
+    )
 
     def make(day: str, folder: Path) -> File:
         seed = int(day.replace("-", "")) if config.seed is None else config.seed
@@ -90,7 +97,7 @@ def fake_users_archive(context: dg.AssetExecutionContext, config: FakeUsersConfi
     return _each_day(context, make)
 
 
-@_asset("users_extracted.csv", kinds={"python", "csv"}, columns=RAW)
+@_asset("users_extracted.csv", code_version="1", kinds={"python", "csv"}, columns=RAW)
 def fake_users_extracted(context: dg.AssetExecutionContext, fake_users_archive: LakeFiles) -> Partitioned[File]:
     """The CSV taken out of the day's archive, unchanged, after the archive passed its safety checks."""
     from user_pipeline.fake_users import archive, csvfile
@@ -105,7 +112,7 @@ def fake_users_extracted(context: dg.AssetExecutionContext, fake_users_archive: 
     return _each_day(context, make)
 
 
-@_asset("users_cleaned.csv", kinds={"python", "csv"}, columns=CLEANED)
+@_asset("users_cleaned.csv", code_version="1", kinds={"python", "csv"}, columns=CLEANED)
 def fake_users_cleaned(context: dg.AssetExecutionContext, fake_users_extracted: LakeFiles) -> Partitioned[File]:
     """The users with a last name and a well-formed e-mail address, and when they were processed."""
     from user_pipeline.fake_users import csvfile
@@ -125,7 +132,7 @@ def fake_users_cleaned(context: dg.AssetExecutionContext, fake_users_extracted: 
     return _each_day(context, make)
 
 
-@_asset("users_cleaned.xlsx", kinds={"python", "excel"}, columns=CLEANED)
+@_asset("users_cleaned.xlsx", code_version="1", kinds={"python", "excel"}, columns=CLEANED)
 def fake_users_excel(context: dg.AssetExecutionContext, fake_users_cleaned: LakeFiles) -> Partitioned[File]:
     """The cleaned users as an Excel workbook; beyond 1,048,575 users it goes on to further sheets."""
     from user_pipeline.fake_users import workbook
@@ -139,7 +146,7 @@ def fake_users_excel(context: dg.AssetExecutionContext, fake_users_cleaned: Lake
     return _each_day(context, make)
 
 
-@_asset("users.db", kinds={"python", "sqlite"}, columns=CLEANED)
+@_asset("users.db", code_version="1", kinds={"python", "sqlite"}, columns=CLEANED)
 def fake_users_sqlite(context: dg.AssetExecutionContext, fake_users_cleaned: LakeFiles) -> Partitioned[File]:
     """The cleaned users as table `users` of a SQLite database."""
     from user_pipeline.fake_users import database
@@ -153,7 +160,7 @@ def fake_users_sqlite(context: dg.AssetExecutionContext, fake_users_cleaned: Lak
     return _each_day(context, make)
 
 
-@_asset("salary_distribution.png", kinds={"python", "matplotlib"})
+@_asset("salary_distribution.png", code_version="1", kinds={"python", "matplotlib"})
 def fake_users_salary_chart(context: dg.AssetExecutionContext, fake_users_cleaned: LakeFiles) -> Partitioned[File]:
     """How the salaries of the cleaned users are distributed: a histogram."""
     from user_pipeline.fake_users import chart
@@ -168,7 +175,7 @@ def fake_users_salary_chart(context: dg.AssetExecutionContext, fake_users_cleane
     return _each_day(context, make)
 
 
-@_asset("users_report.txt", "users_report.json", kinds={"python"})
+@_asset("users_report.txt", "users_report.json", code_version="1", kinds={"python"})
 def fake_users_report(
     context: dg.AssetExecutionContext,
     config: ReportConfig,

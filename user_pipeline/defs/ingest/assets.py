@@ -35,7 +35,7 @@ source_user_updates = _source(USER_UPDATES, "csv")
 source_page_views = _source(PAGE_VIEWS, "json")
 
 
-@unpartitioned_asset(group_name="ingest", kinds={"s3", "csv", "parquet"}, tags=PERSONAL)
+@unpartitioned_asset(code_version="1", group_name="ingest", kinds={"s3", "csv", "parquet"}, tags=PERSONAL)
 def ingested_user_updates(
     context: dg.AssetExecutionContext,
     storage: dg.ResourceParam[ObjectStorage],
@@ -46,7 +46,7 @@ def ingested_user_updates(
     return _ingest(context, USER_UPDATES, storage, engine, databases)
 
 
-@unpartitioned_asset(group_name="ingest", kinds={"s3", "json", "parquet"})
+@unpartitioned_asset(code_version="1", group_name="ingest", kinds={"s3", "json", "parquet"})
 def ingested_page_views(
     context: dg.AssetExecutionContext,
     storage: dg.ResourceParam[ObjectStorage],

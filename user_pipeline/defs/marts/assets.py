@@ -9,6 +9,7 @@ from user_pipeline.transforms.marts import add_up_page_views, daily_page_views, 
 
 
 @daily_asset(
+    code_version="1",
     group_name="marts",
     kinds={"postgres", "table"},
     tags=PERSONAL,
@@ -37,6 +38,7 @@ def users(user_updates: dict[str, Frame]) -> dict[str, Frame]:
 
 
 @daily_asset(
+    code_version="1",
     group_name="marts",
     kinds={"postgres", "table"},
     tags=PERSONAL,

@@ -20,6 +20,7 @@ _WHERE_FROM = (
 
 
 @daily_asset(
+    code_version="1",
     group_name="raw",
     kinds={"s3", "csv", "parquet"},
     tags=PERSONAL,
@@ -44,6 +45,7 @@ def raw_user_updates(
 
 
 @daily_asset(
+    code_version="1",
     group_name="raw",
     kinds={"s3", "json", "parquet"},
     io_manager_key="lake_io_manager",

@@ -64,6 +64,7 @@ class RecommendationsConfig(dg.Config):
 
 
 @daily_asset(
+    code_version="1",
     group_name="marts",
     kinds={"postgres", "table", "parquet"},
     tags=PERSONAL,
@@ -101,6 +102,8 @@ def page_recommendations(
     """
     with never_retried():
         config.check()
+        # The config, the settings and the other days of the window decide, too: each run makes something else.
+        context.set_data_version(context.asset_key, dg.DataVersion(context.run.run_id))
         wanted = context.partition_keys if config.all_days else [max(context.partition_keys)]
         served = served_day(databases.analytics)
         if served and served.isoformat() > max(wanted):
@@ -124,6 +127,7 @@ def _recommended(day: str, config: RecommendationsConfig, engine: Engine, databa
 
 
 @daily_asset(
+    code_version="1",
     group_name="marts",
     kinds={"postgres", "table"},
     io_manager_key="analytics_io_manager",

@@ -9,6 +9,7 @@ from user_pipeline import settings
 from user_pipeline.defs.check_results import evaluate_days, fetch, result_of, spec
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.errors import never_retried
+from user_pipeline.io_managers.snapshots import served_in
 from user_pipeline.lake.files import MissingPartitionError, fetch_partitions
 from user_pipeline.recommendations.rules import RULES, broken_rules
 from user_pipeline.recommendations.snapshot import Window
@@ -90,7 +91,9 @@ def check_recommendations(
         checked += 1
         with analytics.transaction() as transaction:
             transaction.execute("set transaction isolation level repeatable read")
-            for name, found in broken_rules(transaction, file, Window(day, window_days)).items():
+            in_table = served_in(transaction, "page_recommendations") == day
+            window = Window(day, window_days)
+            for name, found in broken_rules(transaction, file, window, in_table=in_table).items():
                 problems[name] += [f"{day}: {offender}" for offender in found]
     return [result_of(name, "page_recommendations", found, days=checked) for name, found in problems.items()]
 
@@ -148,3 +151,6 @@ def beats_popularity(analytics: Postgres, days: Sequence[date]) -> dg.AssetCheck
         warn=True,
         measured_days=len(rows),
     )
+
+
+page_recommendations_checks, recommendation_quality_checks = recommendation_checks()

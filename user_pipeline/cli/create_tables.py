@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from user_pipeline.defs.cleaned import assets as cleaned
+from user_pipeline.defs.recommendations import assets as recommendations
 from user_pipeline.ingest.rejects import create_rejects
 from user_pipeline.warehouse.replace import Table, create_marts, ensure_table, stage
 
@@ -49,9 +51,6 @@ create unique index if not exists user_page_views_key
 
 def _sliced_tables() -> list[tuple[dg.AssetSpec, str]]:
     """The assets that are tables replaced by the slice, and the keys of their IO managers."""
-    from user_pipeline.defs.cleaned import assets as cleaned
-    from user_pipeline.defs.recommendations import assets as recommendations
-
     return [
         (spec, definition.get_io_manager_key_for_asset_key(spec.key))
         for definition in dg.load_assets_from_modules([cleaned, recommendations])

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from user_pipeline.transforms.email import EMAIL_PATTERN
+from user_pipeline.email_address import EMAIL_PATTERN
 
 
 @pytest.mark.parametrize(
