@@ -132,19 +132,19 @@ def _setting(variable: str, default: str, description: str) -> Any:  # noqa: ANN
 def _written(pattern: str, expected: str) -> WrapValidator:
     """Take what is written as ``pattern`` and the type takes: the type alone takes more, such as ``1_000``."""
 
-    def check(value: str, convert: ValidatorFunctionWrapHandler) -> object:
+    def check(value: str, convert: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
         try:
-            if re.fullmatch(pattern, value, re.IGNORECASE):
+            if re.fullmatch(pattern, value):
                 return convert(value)
         except ValidationError:
             pass
-        raise ValueError(expected)
+        raise ValueError(expected.format(default=Settings.model_fields[str(info.field_name)].default))
 
     return WrapValidator(check)
 
 
-_BYTES = r"\d+(\.\d+)?\s*([KMGT]i?)?B"
-_Count = Annotated[int, Field(ge=1), _written("[0-9]{1,15}", "a whole number from 1, such as 1000")]
+_BYTES = r"(?i)\d+(\.\d+)?\s*([KMGT]i?)?B"
+_Count = Annotated[int, Field(ge=1), _written("[0-9]{1,15}", "a whole number from 1, such as {default}")]
 
 
 class Settings(BaseSettings):
@@ -170,7 +170,7 @@ class Settings(BaseSettings):
         PREFIX + "ENGINE", "duckdb", "what runs the transforms"
     )
     memory_limit: Annotated[
-        ByteSize, Field(ge=256 * 10**6), _written(_BYTES, "a size of at least 256MB, such as 2GB or 512MiB")
+        ByteSize, Field(ge=256 * 10**6), _written(_BYTES, "a size of at least 256MB, such as {default} or 512MiB")
     ] = _setting(
         PREFIX + "MEMORY_LIMIT",
         "2GB",
@@ -178,18 +178,18 @@ class Settings(BaseSettings):
     )
     scratch_dir: Path = _setting(PREFIX + "SCRATCH_DIR", "", "where it spills, and where files pass through")
     max_reject_share: Annotated[
-        float, Field(ge=0, le=1, allow_inf_nan=False), _written(".+", "a share between 0 and 1, such as 0.05")
+        float, Field(ge=0, le=1, allow_inf_nan=False), _written(".+", "a share between 0 and 1, such as {default}")
     ] = _setting(PREFIX + "MAX_REJECT_SHARE", "0.05", "share of rejected lines in an object that gives a warning")
-    max_object_size: Annotated[ByteSize, Field(ge=1), _written(_BYTES, "a size above 0, such as 50GB or 512MiB")] = (
-        _setting(PREFIX + "MAX_OBJECT_SIZE", "50GB", "bytes of an object once it is decompressed")
-    )
+    max_object_size: Annotated[
+        ByteSize, Field(ge=1), _written(_BYTES, "a size above 0, such as {default} or 512MiB")
+    ] = _setting(PREFIX + "MAX_OBJECT_SIZE", "50GB", "bytes of an object once it is decompressed")
     max_compression_ratio: _Count = _setting(
         PREFIX + "MAX_COMPRESSION_RATIO", "200", "how many times its stored size that may be, beyond 16 MiB"
     )
     max_object_lines: _Count = _setting(PREFIX + "MAX_OBJECT_LINES", "100000000", "lines of an object")
     max_object_rejects: _Count = _setting(PREFIX + "MAX_OBJECT_REJECTS", "1000000", "rejected lines of an object")
     recommendation_days: Annotated[
-        int, Field(ge=1), _written("[0-9]{1,4}", "a number of days from 1 to 9999, such as 90")
+        int, Field(ge=1), _written("[0-9]{1,4}", "a number of days from 1 to 9999, such as {default}")
     ] = _setting(
         PREFIX + "RECOMMENDATION_DAYS",
         "90",
