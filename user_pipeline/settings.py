@@ -248,7 +248,7 @@ class Settings(BaseSettings):
             self.max_object_size, self.max_compression_ratio, self.max_object_lines, self.max_object_rejects
         )
 
-    @field_validator("data_dir", "scratch_dir", mode="plain")
+    @field_validator("data_dir", "scratch_dir", mode="before")
     @classmethod
     def _directory(cls, value: str) -> Path:
         if "://" in value:
@@ -258,13 +258,13 @@ class Settings(BaseSettings):
             raise ValueError("the path of a directory, and this is a file")
         return path
 
-    @field_validator("source", "lake", mode="plain")
+    @field_validator("source", "lake", mode="before")
     @classmethod
     def _location(cls, value: str, info: ValidationInfo) -> Location:
         name = str(info.field_name)
         if not value:
             # It is not there if it could not be used itself.
-            return Location(variable(name), str(info.data.get("data_dir", Path()) / name))
+            return Location(variable_of(name), str(info.data.get("data_dir", Path()) / name))
         expected = "s3://bucket[/prefix] or the path of a directory"
         try:
             parts = urlsplit(value)
@@ -276,17 +276,17 @@ class Settings(BaseSettings):
             prefix = parts.path.strip("/")
             if _ODD_PREFIX.search(prefix) and prefix:
                 raise ValueError("a prefix without empty, '.' or '..' parts and control characters")
-            return Location(variable(name), f"s3://{parts.netloc}" + (f"/{prefix}" if prefix else ""))
+            return Location(variable_of(name), f"s3://{parts.netloc}" + (f"/{prefix}" if prefix else ""))
         if "://" in value:
             raise ValueError(expected)
-        return Location(variable(name), str(Path(value).expanduser().absolute()))
+        return Location(variable_of(name), str(Path(value).expanduser().absolute()))
 
-    @field_validator("staging", "analytics", "dagster", mode="plain")
+    @field_validator("staging", "analytics", "dagster", mode="before")
     @classmethod
     def _database(cls, value: str, info: ValidationInfo) -> Database:
         name = str(info.field_name)
         if not value:
-            return Database(variable(name), name, None)
+            return Database(variable_of(name), name, None)
         expected = "postgresql://user:password@host:port/database"
         try:
             parts = urlsplit(value)
@@ -296,7 +296,7 @@ class Settings(BaseSettings):
         if parts.scheme not in ("postgresql", "postgres") or "/" not in value.split("://", 1)[-1]:
             raise (ValueError if "://" in value else _SecretError)(expected)
         # SQLAlchemy knows only the long name of the scheme.
-        return Database(variable(name), name, SecretStr("postgresql" + value[len(parts.scheme) :]))
+        return Database(variable_of(name), name, SecretStr("postgresql" + value[len(parts.scheme) :]))
 
     @field_validator("start_date")
     @classmethod
@@ -305,14 +305,14 @@ class Settings(BaseSettings):
             raise ValueError("a date not after yesterday (UTC), as YYYY-MM-DD")
         return value
 
-    @field_validator("alert_webhook", mode="plain")
+    @field_validator("alert_webhook", mode="before")
     @classmethod
     def _webhook(cls, value: str, info: ValidationInfo) -> Webhook | None:
         if value and not _is_http(value):
             raise _SecretError("http://host/… or https://host/…")
-        return Webhook(variable(str(info.field_name)), SecretStr(value)) if value else None
+        return Webhook(variable_of(str(info.field_name)), SecretStr(value)) if value else None
 
-    @field_validator("ui_url", mode="plain")
+    @field_validator("ui_url", mode="before")
     @classmethod
     def _address(cls, value: str) -> str | None:
         # It goes into every alert, and a password with it.
@@ -322,7 +322,7 @@ class Settings(BaseSettings):
             )
         return value.rstrip("/") or None
 
-    @field_validator("ui_hosts", mode="plain")
+    @field_validator("ui_hosts", mode="before")
     @classmethod
     def _hosts(cls, value: str) -> tuple[str, ...]:
         hosts = [host(part) for part in map(str.strip, value.split(",")) if part]
@@ -337,7 +337,7 @@ def current() -> Settings:
     return Settings.from_environment()
 
 
-def variable(field: str) -> str:
+def variable_of(field: str) -> str:
     """The environment variable that a field of :class:`Settings` is read from."""
     return str(Settings.model_fields[field].validation_alias)
 

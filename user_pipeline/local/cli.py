@@ -318,7 +318,7 @@ def rebuild() -> None:
 
 def _shell(field: str, value: object) -> str:
     """What a setting resolves to as a line of shell, below what it means."""
-    variable = settings.variable(field)
+    variable = settings.variable_of(field)
     meaning = f"# {settings.Settings.model_fields[field].description}\n"
     match value:
         case settings.Webhook():
