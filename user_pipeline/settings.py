@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     ByteSize,
     Field,
@@ -30,7 +31,6 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-PREFIX = "USER_PIPELINE_"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]")
 _ODD_PREFIX = re.compile(r"[\x00-\x1f\x7f]|(?:^|/)\.{0,2}(?:/|$)")
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
@@ -93,11 +93,9 @@ class Webhook:
     """Where alerts are posted. Whoever knows the whole URL may post there, so only its host is ever shown.
 
     Attributes:
-        variable: the setting it came from.
         url: the ``http(s)://`` URL.
     """
 
-    variable: str
     url: SecretStr
 
     def __str__(self) -> str:
@@ -143,8 +141,26 @@ def _written(pattern: str, expected: str) -> WrapValidator:
     return WrapValidator(check)
 
 
+def _not_after_yesterday(day: date) -> date:
+    if day > datetime.now(UTC).date() - timedelta(days=1):
+        raise ValueError(day)
+    return day
+
+
 _BYTES = r"(?i)\d+(\.\d+)?\s*([KMGT]i?)?B"
+_StartDate = Annotated[
+    date,
+    AfterValidator(_not_after_yesterday),
+    _written("[0-9]{4}-[0-9]{2}-[0-9]{2}", "a date not after yesterday (UTC), as YYYY-MM-DD"),
+]
+_Engine = Annotated[Literal["duckdb"], BeforeValidator(str.lower), _written(".+", "one of duckdb")]
+_Memory = Annotated[
+    ByteSize, Field(ge=256 * 10**6), _written(_BYTES, "a size of at least 256MB, such as {default} or 512MiB")
+]
+_Share = Annotated[float, Field(ge=0, le=1), _written(".+", "a share between 0 and 1, such as {default}")]
+_Size = Annotated[ByteSize, Field(ge=1), _written(_BYTES, "a size above 0, such as {default} or 512MiB")]
 _Count = Annotated[int, Field(ge=1), _written("[0-9]{1,15}", "a whole number from 1, such as {default}")]
+_Days = Annotated[int, Field(ge=1), _written("[0-9]{1,4}", "a number of days from 1 to 9999, such as {default}")]
 
 
 class Settings(BaseSettings):
@@ -155,56 +171,48 @@ class Settings(BaseSettings):
     )
 
     # First, because others are inside it unless they are set.
-    data_dir: Path = _setting(PREFIX + "DATA_DIR", "./data", "where everything embedded lives")
+    data_dir: Path = _setting("USER_PIPELINE_DATA_DIR", "./data", "where everything embedded lives")
     source: Location = _setting(
-        PREFIX + "SOURCE_URL", "", "where the two feed folders are: s3://bucket[/prefix] or a directory"
+        "USER_PIPELINE_SOURCE_URL", "", "where the two feed folders are: s3://bucket[/prefix] or a directory"
     )
-    lake: Location = _setting(PREFIX + "LAKE_URL", "", "the lake: s3://bucket[/prefix] or a directory")
-    staging: Database = _setting(PREFIX + "STAGING_URL", "", "postgresql://… of the staging database")
-    analytics: Database = _setting(PREFIX + "ANALYTICS_URL", "", "postgresql://… of the analytics database")
+    lake: Location = _setting("USER_PIPELINE_LAKE_URL", "", "the lake: s3://bucket[/prefix] or a directory")
+    staging: Database = _setting("USER_PIPELINE_STAGING_URL", "", "postgresql://… of the staging database")
+    analytics: Database = _setting("USER_PIPELINE_ANALYTICS_URL", "", "postgresql://… of the analytics database")
     dagster: Database = _setting("DAGSTER_POSTGRES_URL", "", "postgresql://… of Dagster's own storage")
-    start_date: Annotated[
-        date, _written("[0-9]{4}-[0-9]{2}-[0-9]{2}", "a date not after yesterday (UTC), as YYYY-MM-DD")
-    ] = _setting(PREFIX + "START_DATE", "2017-04-01", "the first day")
-    engine: Annotated[Literal["duckdb"], BeforeValidator(str.lower), _written(".+", "one of duckdb")] = _setting(
-        PREFIX + "ENGINE", "duckdb", "what runs the transforms"
-    )
-    memory_limit: Annotated[
-        ByteSize, Field(ge=256 * 10**6), _written(_BYTES, "a size of at least 256MB, such as {default} or 512MiB")
-    ] = _setting(
-        PREFIX + "MEMORY_LIMIT",
+    start_date: _StartDate = _setting("USER_PIPELINE_START_DATE", "2017-04-01", "the first day")
+    engine: _Engine = _setting("USER_PIPELINE_ENGINE", "duckdb", "what runs the transforms")
+    memory_limit: _Memory = _setting(
+        "USER_PIPELINE_MEMORY_LIMIT",
         "2GB",
         "what a run works in before it spills to disk; Python and Dagster come on top, 0.5 GB at most",
     )
-    scratch_dir: Path = _setting(PREFIX + "SCRATCH_DIR", "", "where it spills, and where files pass through")
-    max_reject_share: Annotated[
-        float, Field(ge=0, le=1, allow_inf_nan=False), _written(".+", "a share between 0 and 1, such as {default}")
-    ] = _setting(PREFIX + "MAX_REJECT_SHARE", "0.05", "share of rejected lines in an object that gives a warning")
-    max_object_size: Annotated[
-        ByteSize, Field(ge=1), _written(_BYTES, "a size above 0, such as {default} or 512MiB")
-    ] = _setting(PREFIX + "MAX_OBJECT_SIZE", "50GB", "bytes of an object once it is decompressed")
-    max_compression_ratio: _Count = _setting(
-        PREFIX + "MAX_COMPRESSION_RATIO", "200", "how many times its stored size that may be, beyond 16 MiB"
+    scratch_dir: Path = _setting("USER_PIPELINE_SCRATCH_DIR", "", "where it spills, and where files pass through")
+    max_reject_share: _Share = _setting(
+        "USER_PIPELINE_MAX_REJECT_SHARE", "0.05", "share of rejected lines in an object that gives a warning"
     )
-    max_object_lines: _Count = _setting(PREFIX + "MAX_OBJECT_LINES", "100000000", "lines of an object")
-    max_object_rejects: _Count = _setting(PREFIX + "MAX_OBJECT_REJECTS", "1000000", "rejected lines of an object")
-    recommendation_days: Annotated[
-        int, Field(ge=1), _written("[0-9]{1,4}", "a number of days from 1 to 9999, such as {default}")
-    ] = _setting(
-        PREFIX + "RECOMMENDATION_DAYS",
+    max_object_size: _Size = _setting(
+        "USER_PIPELINE_MAX_OBJECT_SIZE", "50GB", "bytes of an object once it is decompressed"
+    )
+    max_compression_ratio: _Count = _setting(
+        "USER_PIPELINE_MAX_COMPRESSION_RATIO", "200", "how many times its stored size that may be, beyond 16 MiB"
+    )
+    max_object_lines: _Count = _setting("USER_PIPELINE_MAX_OBJECT_LINES", "100000000", "lines of an object")
+    max_object_rejects: _Count = _setting("USER_PIPELINE_MAX_OBJECT_REJECTS", "1000000", "rejected lines of an object")
+    recommendation_days: _Days = _setting(
+        "USER_PIPELINE_RECOMMENDATION_DAYS",
         "90",
         "recommendations are learned from the views of this many days, for the users active in them",
     )
     alert_webhook: Webhook | None = _setting(
-        PREFIX + "ALERT_WEBHOOK_URL", "", "where failed runs and checks are posted, as Slack takes it; a secret"
+        "USER_PIPELINE_ALERT_WEBHOOK_URL", "", "where failed runs and checks are posted, as Slack takes it; a secret"
     )
     ui_url: str | None = _setting(
-        PREFIX + "UI_URL",
+        "USER_PIPELINE_UI_URL",
         "",
         "the address of the UI where that is not loopback: the web server answers under it, and alerts link to it",
     )
     ui_hosts: tuple[str, ...] = _setting(
-        PREFIX + "UI_HOSTS", "", "what else the web server answers as: names and addresses, separated by commas"
+        "USER_PIPELINE_UI_HOSTS", "", "what else the web server answers as: names and addresses, separated by commas"
     )
 
     @classmethod
@@ -263,7 +271,7 @@ class Settings(BaseSettings):
     def _location(cls, value: str, info: ValidationInfo) -> Location:
         name = str(info.field_name)
         if not value:
-            # It is not there if it could not be used itself.
+            # The data directory is missing if it cannot be used itself.
             return Location(variable_of(name), str(info.data.get("data_dir", Path()) / name))
         expected = "s3://bucket[/prefix] or the path of a directory"
         try:
@@ -298,19 +306,12 @@ class Settings(BaseSettings):
         # SQLAlchemy knows only the long name of the scheme.
         return Database(variable_of(name), name, SecretStr("postgresql" + value[len(parts.scheme) :]))
 
-    @field_validator("start_date")
-    @classmethod
-    def _past(cls, value: date) -> date:
-        if value > datetime.now(UTC).date() - timedelta(days=1):
-            raise ValueError("a date not after yesterday (UTC), as YYYY-MM-DD")
-        return value
-
     @field_validator("alert_webhook", mode="before")
     @classmethod
-    def _webhook(cls, value: str, info: ValidationInfo) -> Webhook | None:
+    def _webhook(cls, value: str) -> Webhook | None:
         if value and not _is_http(value):
             raise _SecretError("http://host/… or https://host/…")
-        return Webhook(variable_of(str(info.field_name)), SecretStr(value)) if value else None
+        return Webhook(SecretStr(value)) if value else None
 
     @field_validator("ui_url", mode="before")
     @classmethod
