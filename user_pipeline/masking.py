@@ -5,7 +5,7 @@ import re
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from user_pipeline import settings
-from user_pipeline.settings import Settings, SettingsError
+from user_pipeline.settings import Database, Settings, SettingsError, Webhook
 
 # Whatever the quoting around it; percent-encoded too, as addresses stand in urls. It is tried once for each run of
 # characters, at its beginning: a search from every character of a long run would take quadratic time.
@@ -78,13 +78,14 @@ def _secrets(current: Settings | None) -> set[str]:
         current = current or settings.current()
     except SettingsError:  # which is what is being told, and holds no secret
         return {secret for secret in found if len(secret) >= _SHORTEST_SECRET}
-    for database in (current.staging, current.analytics, current.dagster):
-        parts = urlsplit(database.url or "")
-        found |= {parts.password or "", unquote(parts.password or "")}
-        query = parse_qs(parts.query)
-        found |= {value for name in ("password", "sslpassword") for value in query.get(name, [])}
-    if current.alert_webhook:
-        parts = urlsplit(current.alert_webhook.url)
-        found |= {current.alert_webhook.url, parts.path, parts.query, parts.password or ""}
+    for _, setting in current:
+        if isinstance(setting, Database | Webhook) and setting.url:
+            url = setting.url.get_secret_value()
+            parts = urlsplit(url)
+            found |= {parts.password or "", unquote(parts.password or "")}
+            query = parse_qs(parts.query)
+            found |= {value for name in ("password", "sslpassword") for value in query.get(name, [])}
+            if isinstance(setting, Webhook):
+                found |= {url, parts.path, parts.query}
     # A shorter one would make a riddle of every sentence and is no secret.
     return {secret for secret in found if len(secret) >= _SHORTEST_SECRET}

@@ -7,30 +7,49 @@ and what would be right. Nothing here connects to anything.
 import os
 import re
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-PREFIX = "USER_PIPELINE_"
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ByteSize,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+)
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]")
 _ODD_PREFIX = re.compile(r"[\x00-\x1f\x7f]|(?:^|/)\.{0,2}(?:/|$)")
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
-_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B", re.IGNORECASE)
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_BINARY_UNITS = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-ENGINES = ("duckdb",)
 
 
 class SettingsError(ValueError):
-    """A setting has a value that cannot be used."""
+    """Settings have values that cannot be used: a line for each of them.
 
-    def __init__(self, variable: str, value: str, expected: str) -> None:
-        super().__init__(f"{variable}={hide_password(value)!r} cannot be used: expected {expected}.")
-        self.variable = variable
+    Attributes:
+        variables: their variables.
+    """
+
+    def __init__(self, wrong: Sequence[ErrorDetails]) -> None:
+        super().__init__("\n".join(map(_line, wrong)))
+        self.variables = tuple(str(error["loc"][0]) for error in wrong)
+
+
+class _SecretError(ValueError):
+    """The value is so wrong that it cannot be told which part of it is the secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +85,7 @@ class Database:
 
     variable: str
     name: str
-    url: str | None
-
-    def __repr__(self) -> str:
-        where = hide_password(self.url) if self.url else f"embedded {self.name!r}"
-        return f"Database({self.variable}, {where})"
+    url: SecretStr | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +93,14 @@ class Webhook:
     """Where alerts are posted. Whoever knows the whole URL may post there, so only its host is ever shown.
 
     Attributes:
-        variable: the setting it came from.
         url: the ``http(s)://`` URL.
     """
 
-    variable: str
-    url: str = field(repr=False)
+    url: SecretStr
 
     def __str__(self) -> str:
-        parts = urlsplit(self.url)
+        parts = urlsplit(self.url.get_secret_value())
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/***"
-
-    def __repr__(self) -> str:
-        return f"Webhook({self.variable}, {self})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,32 +116,104 @@ class ObjectLimits:
         rejects: rejected lines.
     """
 
-    size: int = 50 * 10**9
-    ratio: int = 200
-    lines: int = 100_000_000
-    rejects: int = 1_000_000
+    size: int
+    ratio: int
+    lines: int
+    rejects: int
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """The settings, resolved; ``docs`` for each are in the README."""
+def _setting(variable: str, default: str, description: str) -> Any:  # noqa: ANN401 - as pydantic's Field
+    """A field whose default is written as its variable would be, and read in the same way."""
+    return Field(default, validation_alias=variable, description=description)
 
-    source: Location
-    lake: Location
-    staging: Database
-    analytics: Database
-    dagster: Database
-    start_date: date
-    engine: str
-    memory_limit: str
-    scratch_dir: Path
-    data_dir: Path
-    max_reject_share: float
-    object_limits: ObjectLimits
-    recommendation_days: int
-    alert_webhook: Webhook | None
-    ui_url: str | None
-    ui_hosts: tuple[str, ...]
+
+def _written(pattern: str, expected: str) -> WrapValidator:
+    """Take what is written as ``pattern`` and the type takes: the type alone takes more, such as ``1_000``."""
+
+    def check(value: str, convert: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
+        try:
+            if re.fullmatch(pattern, value):
+                return convert(value)
+        except ValidationError:
+            pass
+        raise ValueError(expected.format(default=Settings.model_fields[str(info.field_name)].default))
+
+    return WrapValidator(check)
+
+
+def _not_after_yesterday(day: date) -> date:
+    if day > datetime.now(UTC).date() - timedelta(days=1):
+        raise ValueError(day)
+    return day
+
+
+_BYTES = r"(?i)\d+(\.\d+)?\s*([KMGT]i?)?B"
+_StartDate = Annotated[
+    date,
+    AfterValidator(_not_after_yesterday),
+    _written("[0-9]{4}-[0-9]{2}-[0-9]{2}", "a date not after yesterday (UTC), as YYYY-MM-DD"),
+]
+_Engine = Annotated[Literal["duckdb"], BeforeValidator(str.lower), _written(".+", "one of duckdb")]
+_Memory = Annotated[
+    ByteSize, Field(ge=256 * 10**6), _written(_BYTES, "a size of at least 256MB, such as {default} or 512MiB")
+]
+_Share = Annotated[float, Field(ge=0, le=1), _written(".+", "a share between 0 and 1, such as {default}")]
+_Size = Annotated[ByteSize, Field(ge=1), _written(_BYTES, "a size above 0, such as {default} or 512MiB")]
+_Count = Annotated[int, Field(ge=1), _written("[0-9]{1,15}", "a whole number from 1, such as {default}")]
+_Days = Annotated[int, Field(ge=1), _written("[0-9]{1,4}", "a number of days from 1 to 9999, such as {default}")]
+
+
+class Settings(BaseSettings):
+    """The settings, resolved. The description of each is what the README and ``user-pipeline env`` say of it."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, case_sensitive=True, enable_decoding=False, hide_input_in_errors=True
+    )
+
+    # First, because others are inside it unless they are set.
+    data_dir: Path = _setting("USER_PIPELINE_DATA_DIR", "./data", "where everything embedded lives")
+    source: Location = _setting(
+        "USER_PIPELINE_SOURCE_URL", "", "where the two feed folders are: s3://bucket[/prefix] or a directory"
+    )
+    lake: Location = _setting("USER_PIPELINE_LAKE_URL", "", "the lake: s3://bucket[/prefix] or a directory")
+    staging: Database = _setting("USER_PIPELINE_STAGING_URL", "", "postgresql://… of the staging database")
+    analytics: Database = _setting("USER_PIPELINE_ANALYTICS_URL", "", "postgresql://… of the analytics database")
+    dagster: Database = _setting("DAGSTER_POSTGRES_URL", "", "postgresql://… of Dagster's own storage")
+    start_date: _StartDate = _setting("USER_PIPELINE_START_DATE", "2017-04-01", "the first day")
+    engine: _Engine = _setting("USER_PIPELINE_ENGINE", "duckdb", "what runs the transforms")
+    memory_limit: _Memory = _setting(
+        "USER_PIPELINE_MEMORY_LIMIT",
+        "2GB",
+        "what a run works in before it spills to disk; Python and Dagster come on top, 0.5 GB at most",
+    )
+    scratch_dir: Path = _setting("USER_PIPELINE_SCRATCH_DIR", "", "where it spills, and where files pass through")
+    max_reject_share: _Share = _setting(
+        "USER_PIPELINE_MAX_REJECT_SHARE", "0.05", "share of rejected lines in an object that gives a warning"
+    )
+    max_object_size: _Size = _setting(
+        "USER_PIPELINE_MAX_OBJECT_SIZE", "50GB", "bytes of an object once it is decompressed"
+    )
+    max_compression_ratio: _Count = _setting(
+        "USER_PIPELINE_MAX_COMPRESSION_RATIO", "200", "how many times its stored size that may be, beyond 16 MiB"
+    )
+    max_object_lines: _Count = _setting("USER_PIPELINE_MAX_OBJECT_LINES", "100000000", "lines of an object")
+    max_object_rejects: _Count = _setting("USER_PIPELINE_MAX_OBJECT_REJECTS", "1000000", "rejected lines of an object")
+    recommendation_days: _Days = _setting(
+        "USER_PIPELINE_RECOMMENDATION_DAYS",
+        "90",
+        "recommendations are learned from the views of this many days, for the users active in them",
+    )
+    alert_webhook: Webhook | None = _setting(
+        "USER_PIPELINE_ALERT_WEBHOOK_URL", "", "where failed runs and checks are posted, as Slack takes it; a secret"
+    )
+    ui_url: str | None = _setting(
+        "USER_PIPELINE_UI_URL",
+        "",
+        "the address of the UI where that is not loopback: the web server answers under it, and alerts link to it",
+    )
+    ui_hosts: tuple[str, ...] = _setting(
+        "USER_PIPELINE_UI_HOSTS", "", "what else the web server answers as: names and addresses, separated by commas"
+    )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
@@ -141,34 +223,26 @@ class Settings:
             environment: variables by name; an empty value counts as unset.
 
         Raises:
-            SettingsError: a value cannot be used.
+            SettingsError: values cannot be used.
         """
-        read = _Reader(environment)
-        data_dir = read.directory("DATA_DIR", Path("data"))
-        limits = ObjectLimits()
-        return cls(
-            source=read.location("SOURCE_URL", data_dir / "source"),
-            lake=read.location("LAKE_URL", data_dir / "lake"),
-            staging=read.database(PREFIX + "STAGING_URL", "staging"),
-            analytics=read.database(PREFIX + "ANALYTICS_URL", "analytics"),
-            dagster=read.database("DAGSTER_POSTGRES_URL", "dagster"),
-            start_date=read.start_date("START_DATE", date(2017, 4, 1)),
-            engine=read.choice("ENGINE", ENGINES),
-            memory_limit=read.memory("MEMORY_LIMIT", "2GB"),
-            scratch_dir=read.directory("SCRATCH_DIR", Path(tempfile.gettempdir())),
-            data_dir=data_dir,
-            max_reject_share=read.share("MAX_REJECT_SHARE", 0.05),
-            object_limits=ObjectLimits(
-                size=read.size("MAX_OBJECT_SIZE", limits.size),
-                ratio=read.count("MAX_COMPRESSION_RATIO", limits.ratio),
-                lines=read.count("MAX_OBJECT_LINES", limits.lines),
-                rejects=read.count("MAX_OBJECT_REJECTS", limits.rejects),
-            ),
-            recommendation_days=read.days("RECOMMENDATION_DAYS", 90),
-            alert_webhook=read.webhook("ALERT_WEBHOOK_URL"),
-            ui_url=read.ui_url("UI_URL"),
-            ui_hosts=read.hosts("UI_HOSTS"),
-        )
+        source = EnvSettingsSource(cls)
+        source.env_vars = {name: stripped for name, value in environment.items() if (stripped := value.strip())}
+        try:
+            return cls(**source())
+        except ValidationError as error:
+            raise SettingsError(error.errors(include_url=False)) from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What :meth:`from_environment` has read, and no other environment or file."""
+        return (init_settings,)
 
     @property
     def uses_embedded_postgres(self) -> bool:
@@ -176,15 +250,97 @@ class Settings:
         return any(database.url is None for database in (self.staging, self.analytics, self.dagster))
 
     @property
-    def memory_limit_bytes(self) -> int:
-        """``memory_limit`` in bytes."""
-        return _parse_bytes(self.memory_limit)
+    def object_limits(self) -> ObjectLimits:
+        """What one object of the source may hold."""
+        return ObjectLimits(
+            self.max_object_size, self.max_compression_ratio, self.max_object_lines, self.max_object_rejects
+        )
+
+    @field_validator("data_dir", "scratch_dir", mode="before")
+    @classmethod
+    def _directory(cls, value: str) -> Path:
+        if "://" in value:
+            raise ValueError("the path of a directory")
+        path = Path(value or tempfile.gettempdir()).expanduser().absolute()
+        if path.exists() and not path.is_dir():
+            raise ValueError("the path of a directory, and this is a file")
+        return path
+
+    @field_validator("source", "lake", mode="before")
+    @classmethod
+    def _location(cls, value: str, info: ValidationInfo) -> Location:
+        name = str(info.field_name)
+        if not value:
+            # The data directory is missing if it cannot be used itself.
+            return Location(variable_of(name), str(info.data.get("data_dir", Path()) / name))
+        expected = "s3://bucket[/prefix] or the path of a directory"
+        try:
+            parts = urlsplit(value)
+        except ValueError:
+            raise ValueError(expected) from None
+        if parts.scheme == "s3":
+            if not _BUCKET.fullmatch(parts.netloc):
+                raise ValueError("s3://bucket[/prefix] with a valid bucket name")
+            prefix = parts.path.strip("/")
+            if _ODD_PREFIX.search(prefix) and prefix:
+                raise ValueError("a prefix without empty, '.' or '..' parts and control characters")
+            return Location(variable_of(name), f"s3://{parts.netloc}" + (f"/{prefix}" if prefix else ""))
+        if "://" in value:
+            raise ValueError(expected)
+        return Location(variable_of(name), str(Path(value).expanduser().absolute()))
+
+    @field_validator("staging", "analytics", "dagster", mode="before")
+    @classmethod
+    def _database(cls, value: str, info: ValidationInfo) -> Database:
+        name = str(info.field_name)
+        if not value:
+            return Database(variable_of(name), name, None)
+        expected = "postgresql://user:password@host:port/database"
+        try:
+            parts = urlsplit(value)
+            _ = parts.port
+        except ValueError:
+            raise _SecretError(expected) from None
+        if parts.scheme not in ("postgresql", "postgres") or "/" not in value.split("://", 1)[-1]:
+            raise (ValueError if "://" in value else _SecretError)(expected)
+        # SQLAlchemy knows only the long name of the scheme.
+        return Database(variable_of(name), name, SecretStr("postgresql" + value[len(parts.scheme) :]))
+
+    @field_validator("alert_webhook", mode="before")
+    @classmethod
+    def _webhook(cls, value: str) -> Webhook | None:
+        if value and not _is_http(value):
+            raise _SecretError("http://host/… or https://host/…")
+        return Webhook(SecretStr(value)) if value else None
+
+    @field_validator("ui_url", mode="before")
+    @classmethod
+    def _address(cls, value: str) -> str | None:
+        # It goes into every alert, and a password with it.
+        if value and (not _is_http(value) or set("@?#") & set(value) or not host(urlsplit(value).hostname or "")):
+            raise ValueError(
+                "the address of the web server without user, password or query, such as https://dagster.example.com"
+            )
+        return value.rstrip("/") or None
+
+    @field_validator("ui_hosts", mode="before")
+    @classmethod
+    def _hosts(cls, value: str) -> tuple[str, ...]:
+        hosts = [host(part) for part in map(str.strip, value.split(",")) if part]
+        if None in hosts:
+            raise ValueError("host names and IP addresses, without scheme or port, such as dagster.internal,10.0.0.5")
+        return tuple(filter(None, hosts))
 
 
 @cache
 def current() -> Settings:
     """The settings of this process, read from its environment the first time they are asked for."""
     return Settings.from_environment()
+
+
+def variable_of(field: str) -> str:
+    """The environment variable that a field of :class:`Settings` is read from."""
+    return str(Settings.model_fields[field].validation_alias)
 
 
 def hide_password(url: str) -> str:
@@ -206,157 +362,10 @@ def host(text: str) -> str | None:
         return text if _HOST.fullmatch(text) else None
 
 
-def _parse_bytes(value: str) -> int:
-    match = _BYTES.fullmatch(value.strip())
-    if match is None:
-        raise ValueError(value)
-    unit = (match[2] or "").lower()
-    return int(float(match[1]) * (_BINARY_UNITS.get(unit) or _UNITS[unit]))
-
-
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    environment: Mapping[str, str]
-
-    def _get(self, name: str) -> tuple[str, str]:
-        variable = PREFIX + name
-        return variable, self.environment.get(variable, "").strip()
-
-    def location(self, name: str, default: Path) -> Location:
-        variable, value = self._get(name)
-        if not value:
-            return Location(variable, str(default))
-        expected = "s3://bucket[/prefix] or the path of a directory"
-        try:
-            parts = urlsplit(value)
-        except ValueError:
-            raise SettingsError(variable, value, expected) from None
-        if parts.scheme == "s3":
-            if not _BUCKET.fullmatch(parts.netloc):
-                raise SettingsError(variable, value, "s3://bucket[/prefix] with a valid bucket name")
-            prefix = parts.path.strip("/")
-            if _ODD_PREFIX.search(prefix) and prefix:
-                raise SettingsError(variable, value, "a prefix without empty, '.' or '..' parts and control characters")
-            return Location(variable, f"s3://{parts.netloc}" + (f"/{prefix}" if prefix else ""))
-        if "://" in value:
-            raise SettingsError(variable, value, expected)
-        return Location(variable, str(Path(value).expanduser().absolute()))
-
-    def database(self, variable: str, name: str) -> Database:
-        value = self.environment.get(variable, "").strip()
-        if not value:
-            return Database(variable, name, None)
-        expected = "postgresql://user:password@host:port/database"
-        try:
-            parts = urlsplit(value)
-            _ = parts.port
-        except ValueError:
-            raise SettingsError(variable, "***", expected) from None
-        if parts.scheme not in ("postgresql", "postgres") or "/" not in value.split("://", 1)[-1]:
-            raise SettingsError(variable, value if "://" in value else "***", expected)
-        # SQLAlchemy knows only the long name of the scheme.
-        return Database(variable, name, "postgresql" + value[len(parts.scheme) :])
-
-    def directory(self, name: str, default: Path) -> Path:
-        variable, value = self._get(name)
-        if "://" in value:
-            raise SettingsError(variable, value, "the path of a directory")
-        path = (Path(value).expanduser() if value else default).absolute()
-        if path.exists() and not path.is_dir():
-            raise SettingsError(variable, value or str(path), "the path of a directory, and this is a file")
-        return path
-
-    def start_date(self, name: str, default: date) -> date:
-        variable, value = self._get(name)
-        if not value:
-            return default
-        expected = "a date not after yesterday (UTC), as YYYY-MM-DD"
-        if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
-            raise SettingsError(variable, value, expected)
-        try:
-            start = date.fromisoformat(value)
-        except ValueError:
-            raise SettingsError(variable, value, expected) from None
-        if start > datetime.now(UTC).date() - timedelta(days=1):
-            raise SettingsError(variable, value, expected)
-        return start
-
-    def choice(self, name: str, choices: tuple[str, ...]) -> str:
-        variable, value = self._get(name)
-        if value and value.lower() not in choices:
-            raise SettingsError(variable, value, "one of " + ", ".join(choices))
-        return value.lower() or choices[0]
-
-    def memory(self, name: str, default: str) -> str:
-        variable, value = self._get(name)
-        expected = "a size of at least 256MB, such as 2GB or 512MiB"
-        try:
-            size = _parse_bytes(value or default)
-        except ValueError:
-            raise SettingsError(variable, value, expected) from None
-        if size < 256 * 10**6:
-            raise SettingsError(variable, value, expected)
-        return value or default
-
-    def size(self, name: str, default: int) -> int:
-        variable, value = self._get(name)
-        try:
-            size = _parse_bytes(value) if value else default
-        except ValueError:
-            size = 0
-        if not size:
-            raise SettingsError(variable, value, "a size above 0, such as 50GB or 512MiB")
-        return size
-
-    def count(self, name: str, default: int) -> int:
-        variable, value = self._get(name)
-        count = int(value) if re.fullmatch(r"[0-9]{1,15}", value) else 0
-        if value and not count:
-            raise SettingsError(variable, value, f"a whole number from 1, such as {default}")
-        return count or default
-
-    def share(self, name: str, default: float) -> float:
-        variable, value = self._get(name)
-        try:
-            share = float(value) if value else default
-        except ValueError:
-            share = -1.0
-        if not 0 <= share <= 1:
-            raise SettingsError(variable, value, "a share between 0 and 1, such as 0.05")
-        return share
-
-    def days(self, name: str, default: int) -> int:
-        variable, value = self._get(name)
-        days = int(value) if re.fullmatch(r"[0-9]{1,4}", value) else 0
-        if value and not days:
-            raise SettingsError(variable, value, "a number of days from 1 to 9999, such as 90")
-        return days or default
-
-    def webhook(self, name: str) -> Webhook | None:
-        variable, value = self._get(name)
-        if value and not _is_http(value):
-            raise SettingsError(variable, "***", "http://host/… or https://host/…")
-        return Webhook(variable, value) if value else None
-
-    def ui_url(self, name: str) -> str | None:
-        variable, value = self._get(name)
-        # It goes into every alert, and a password with it.
-        if value and (not _is_http(value) or set("@?#") & set(value) or not host(urlsplit(value).hostname or "")):
-            expected = (
-                "the address of the web server without user, password or query, such as https://dagster.example.com"
-            )
-            raise SettingsError(variable, value, expected)
-        return value.rstrip("/") or None
-
-    def hosts(self, name: str) -> tuple[str, ...]:
-        variable, value = self._get(name)
-        hosts = []
-        for part in filter(None, map(str.strip, value.split(","))):
-            if (found := host(part)) is None:
-                expected = "host names and IP addresses, without scheme or port, such as dagster.internal,10.0.0.5"
-                raise SettingsError(variable, value, expected)
-            hosts.append(found)
-        return tuple(hosts)
+def _line(wrong: ErrorDetails) -> str:
+    expected = wrong["ctx"]["error"]
+    shown = "***" if isinstance(expected, _SecretError) else hide_password(wrong["input"])
+    return f"{wrong['loc'][0]}={shown!r} cannot be used: expected {expected}."
 
 
 def _is_http(value: str) -> bool:

@@ -1,9 +1,14 @@
+import re
+import subprocess
+import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
 
-from user_pipeline.settings import Settings, SettingsError, hide_password
+from user_pipeline.settings import ObjectLimits, Settings, SettingsError, hide_password, variable_of
+
+CHECKOUT = Path(__file__).parents[1]
 
 SECRET = "hunter2"  # noqa: S105 - it must not be shown
 DATABASES = ("USER_PIPELINE_STAGING_URL", "USER_PIPELINE_ANALYTICS_URL", "DAGSTER_POSTGRES_URL")
@@ -28,9 +33,10 @@ def test_an_empty_environment_works_on_a_laptop(tmp_path: Path, monkeypatch: pyt
     )
     assert settings.start_date == date(2017, 4, 1)
     assert settings.engine == "duckdb"
-    assert settings.memory_limit_bytes == 2 * 10**9
+    assert settings.memory_limit == 2 * 10**9
     assert settings.max_reject_share == 0.05
     assert settings.recommendation_days == 90
+    assert settings.object_limits == ObjectLimits(size=50 * 10**9, ratio=200, lines=100_000_000, rejects=1_000_000)
 
 
 def test_an_empty_value_counts_as_unset() -> None:
@@ -58,8 +64,9 @@ def test_a_database_url_is_kept_and_shown_without_its_password(variable: str) ->
     settings = Settings.from_environment({variable: f"postgres://me:{SECRET}@host/x?sslmode=require"})
     (database,) = [d for d in (settings.staging, settings.analytics, settings.dagster) if d.url]
     assert database.variable == variable
-    assert database.url == f"postgresql://me:{SECRET}@host/x?sslmode=require"
-    assert SECRET not in repr(settings)
+    assert database.url
+    assert database.url.get_secret_value() == f"postgresql://me:{SECRET}@host/x?sslmode=require"
+    assert SECRET not in repr(settings) + repr(settings.model_dump()) + settings.model_dump_json()
 
 
 def test_embedded_postgres_is_needed_until_every_database_is_configured() -> None:
@@ -116,9 +123,117 @@ def test_a_wrong_value_is_named_with_its_variable_and_what_would_be_right(
 ) -> None:
     with pytest.raises(SettingsError) as error:
         Settings.from_environment({variable: value})
-    assert error.value.variable == variable
+    assert error.value.variables == (variable,)
     assert str(error.value).startswith(f"{variable}={value!r} cannot be used: expected ")
     assert expectation in str(error.value)
+
+
+def test_each_wrong_setting_has_a_line_of_its_own() -> None:
+    with pytest.raises(SettingsError) as error:
+        read(
+            USER_PIPELINE_DATA_DIR="s3://bucket/data",
+            USER_PIPELINE_STAGING_URL=f"mysql://me:{SECRET}@host/x",
+            USER_PIPELINE_MAX_OBJECT_LINES="-1",
+            USER_PIPELINE_ALERT_WEBHOOK_URL=f"hooks/{SECRET}",
+        )
+    lines = str(error.value).splitlines()
+    assert [line.partition(" cannot be used: expected ")[0] for line in lines] == [
+        "USER_PIPELINE_DATA_DIR='s3://bucket/data'",
+        "USER_PIPELINE_STAGING_URL='mysql://me:***@host/x'",
+        "USER_PIPELINE_MAX_OBJECT_LINES='-1'",
+        "USER_PIPELINE_ALERT_WEBHOOK_URL='***'",
+    ]
+    assert lines[2].endswith(" cannot be used: expected a whole number from 1, such as 100000000.")
+    assert error.value.variables == (
+        "USER_PIPELINE_DATA_DIR",
+        "USER_PIPELINE_STAGING_URL",
+        "USER_PIPELINE_MAX_OBJECT_LINES",
+        "USER_PIPELINE_ALERT_WEBHOOK_URL",
+    )
+
+
+@pytest.mark.parametrize("field", ["memory_limit", "max_object_size"])
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [
+        ("2GB", 2 * 10**9),
+        (" 2 gb ", 2 * 10**9),
+        ("1.5GiB", 1_610_612_736),
+        ("512MiB", 2**29),
+        ("300000kb", 3 * 10**8),
+        ("256000000B", 256 * 10**6),
+    ],
+)
+def test_a_size_is_bytes_in_decimal_or_binary_units(field: str, value: str, size: int) -> None:
+    assert getattr(Settings.from_environment({variable_of(field): value}), field) == size
+
+
+@pytest.mark.parametrize("field", ["memory_limit", "max_object_size"])
+@pytest.mark.parametrize(
+    "value", ["2000000000", "2G", "2Gbit", "2PB", "2GB or so", "2_000MB", ".5GB", "1e3MB", "inf B"]
+)
+def test_a_size_has_no_other_spelling(field: str, value: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        Settings.from_environment({variable_of(field): value})
+    assert error.value.variables == (variable_of(field),)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(
+            (field, value)
+            for field in ("max_compression_ratio", "max_object_lines", "max_object_rejects", "recommendation_days")
+            for value in ("0", "+5", "1_0", "1.0", "1e1", "true", "9" * 16)
+        ),
+        ("start_date", "1491004800"),
+        ("start_date", "20170401"),
+        ("start_date", "2017-04-01T00:00"),
+        ("max_reject_share", "inf"),
+    ],
+)
+def test_numbers_and_dates_have_one_spelling(field: str, value: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        Settings.from_environment({variable_of(field): value})
+    assert error.value.variables == (variable_of(field),)
+
+
+def test_only_what_is_handed_over_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("USER_PIPELINE_RECOMMENDATION_DAYS=7\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("USER_PIPELINE_RECOMMENDATION_DAYS", "8")
+    assert read().recommendation_days == 90
+    assert Settings.from_environment().recommendation_days == 8
+    assert read(user_pipeline_recommendation_days="9", recommendation_days="9").recommendation_days == 90
+
+
+def test_the_readme_says_of_each_setting_what_its_field_says() -> None:
+    table = re.findall(
+        r"^\| `([A-Z]\w+_[A-Z_]+)` \| (.*) \| (.*) \|$", (CHECKOUT / "README.md").read_text(), re.MULTILINE
+    )
+    said = {name: re.sub(r" \(\[.*?\]\(.*?\)\)|`", "", meaning) for name, meaning, _ in table}
+    fields = Settings.model_fields
+    assert said == {variable_of(field): fields[field].description for field in fields}
+    defaults = {variable_of(field): f"`{fields[field].default}`" for field in fields if fields[field].default}
+    assert {name: default for name, _, default in table if name in defaults} == defaults
+
+
+def test_reading_the_settings_loads_nothing_heavy() -> None:
+    code = "import sys; from user_pipeline import settings; settings.current(); print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    loaded = {name.partition(".")[0] for name in result.stdout.split()}
+    assert "pydantic_settings" in loaded
+    assert not loaded & {
+        "dagster",
+        "pandas",
+        "numpy",
+        "scipy",
+        "matplotlib",
+        "pyarrow",
+        "duckdb",
+        "boto3",
+        "sqlalchemy",
+    }
 
 
 @pytest.mark.parametrize("variable", DATABASES)
@@ -178,8 +293,8 @@ def test_a_webhook_is_kept_and_shown_by_its_host_alone() -> None:
     url = f"https://me:{SECRET}@hooks.example.com:8443/services/{SECRET}?key={SECRET}"
     settings = read(USER_PIPELINE_ALERT_WEBHOOK_URL=url)
     assert settings.alert_webhook is not None
-    assert settings.alert_webhook.url == url
-    assert SECRET not in repr(settings) + str(settings.alert_webhook)
+    assert settings.alert_webhook.url.get_secret_value() == url
+    assert SECRET not in repr(settings) + str(settings.alert_webhook) + settings.model_dump_json()
     assert str(settings.alert_webhook) == "https://hooks.example.com:8443/***"
 
 

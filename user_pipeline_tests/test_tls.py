@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 import pytest
 import trustme
 from dagster_postgres.utils import DagsterPostgresException
+from pydantic import SecretStr
 
 from user_pipeline.instance.storage import PostgresStorage
 from user_pipeline.resources.postgres import DatabaseError, Postgres
@@ -52,7 +53,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tls]:
 
 
 def through_adbc(url: str) -> None:
-    postgres = Postgres(Database("USER_PIPELINE_STAGING_URL", "staging", url))
+    postgres = Postgres(Database("USER_PIPELINE_STAGING_URL", "staging", SecretStr(url)))
     try:
         with postgres.transaction() as transaction:
             assert transaction.fetch("select current_user::text, repeat('x', 100000)") == [("someone", "x" * 100_000)]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from pydantic import ByteSize
 
 from user_pipeline import settings
 from user_pipeline.masking import mask, printable
@@ -182,7 +183,7 @@ def vacuum() -> None:
 
 @main.command()
 def env() -> None:
-    """Print every resolved setting as a line of shell.
+    """Print every resolved setting as a line of shell, under what it means.
 
     \b
       eval "$(user-pipeline env)"
@@ -191,12 +192,10 @@ def env() -> None:
     Starts the embedded Postgres if a setting resolves to it. Passwords of databases are printed as they are;
     AWS_* variables and the webhook of alerts are not printed.
     """
-    current = settings.current()
-    for name, value in _resolved(current).items():
-        # Always quoted, so that the lines look alike.
-        click.echo(f"export {name}=" + (f"'{value}'" if shlex.quote(value) == value else shlex.quote(value)))
-    if current.alert_webhook:
-        click.echo(f"# {current.alert_webhook.variable} is set, to {current.alert_webhook}")
+    # All of it before any is printed: a server that does not start leaves no half.
+    lines = [_shell(field, value) for field, value in settings.current() if value not in (None, ())]
+    for line in lines:
+        click.echo(line)
 
 
 @main.command()
@@ -317,26 +316,24 @@ def rebuild() -> None:
             click.echo(f"{table}: {rows:,} rows put right")
 
 
-def _resolved(current: settings.Settings) -> dict[str, str]:
-    databases = (current.staging, current.analytics, current.dagster)
-    return {
-        current.source.variable: current.source.url,
-        current.lake.variable: current.lake.url,
-        **{database.variable: postgres.database_url(database) for database in databases},
-        "USER_PIPELINE_START_DATE": current.start_date.isoformat(),
-        "USER_PIPELINE_ENGINE": current.engine,
-        "USER_PIPELINE_MEMORY_LIMIT": current.memory_limit,
-        "USER_PIPELINE_SCRATCH_DIR": str(current.scratch_dir),
-        "USER_PIPELINE_DATA_DIR": str(current.data_dir),
-        "USER_PIPELINE_MAX_REJECT_SHARE": str(current.max_reject_share),
-        "USER_PIPELINE_MAX_OBJECT_SIZE": f"{current.object_limits.size}B",
-        "USER_PIPELINE_MAX_COMPRESSION_RATIO": str(current.object_limits.ratio),
-        "USER_PIPELINE_MAX_OBJECT_LINES": str(current.object_limits.lines),
-        "USER_PIPELINE_MAX_OBJECT_REJECTS": str(current.object_limits.rejects),
-        "USER_PIPELINE_RECOMMENDATION_DAYS": str(current.recommendation_days),
-        **({"USER_PIPELINE_UI_URL": current.ui_url} if current.ui_url else {}),
-        **({"USER_PIPELINE_UI_HOSTS": ",".join(current.ui_hosts)} if current.ui_hosts else {}),
-    }
+def _shell(field: str, value: object) -> str:
+    """What a setting resolves to as a line of shell, below what it means."""
+    variable = settings.variable_of(field)
+    meaning = f"# {settings.Settings.model_fields[field].description}\n"
+    match value:
+        case settings.Webhook():
+            return f"{meaning}# {variable} is set, to {value}"
+        case settings.Database():
+            text = postgres.database_url(value)
+        case ByteSize():
+            unit = next(unit for unit in ("GB", "MB", "MiB", "B") if value.to(unit).is_integer())
+            text = f"{value.to(unit):.0f}{unit}"
+        case tuple():
+            text = ",".join(value)
+        case _:
+            text = str(value)
+    # Always quoted, so that the lines look alike.
+    return f"{meaning}export {variable}=" + (f"'{text}'" if shlex.quote(text) == text else shlex.quote(text))
 
 
 @main.command()

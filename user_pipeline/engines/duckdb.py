@@ -44,7 +44,7 @@ class Engine:
     @property
     def memory_limit(self) -> int:
         """``USER_PIPELINE_MEMORY_LIMIT`` in bytes: what its connections may use together."""
-        return self._settings.memory_limit_bytes
+        return self._settings.memory_limit
 
     @property
     def scratch(self) -> Path:

@@ -217,7 +217,7 @@ def stop(data_dir: Path) -> bool:
 def database_url(database: settings.Database) -> str:
     """The URL of ``database``: as configured, or of the embedded server, which is then started."""
     if database.url is not None:
-        return database.url
+        return database.url.get_secret_value()
     server = ensure_running(settings.current().data_dir)
     server.create_database(database.name)
     return server.url(database.name)

@@ -13,6 +13,7 @@ from moto.server import ThreadedMotoServer
 from user_pipeline.cli.sample_logs import SampleLogs
 from user_pipeline.resources import embedded_postgres as postgres
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
+from user_pipeline.settings import Settings, variable_of
 from user_pipeline_tests import CHECKOUT
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -90,6 +91,25 @@ def test_env_shows_that_alerts_are_set_and_not_where_to(run: Run) -> None:
     assert "\nexport USER_PIPELINE_UI_URL='https://dagster.example.com'\n" in result.stdout
     assert "\nexport USER_PIPELINE_UI_HOSTS='webserver,fd00::7'\n" in result.stdout
     assert "hush" not in result.stdout + result.stderr
+
+
+def test_env_says_what_each_setting_means(run: Run, place: Path) -> None:
+    given = dict.fromkeys(
+        ("USER_PIPELINE_STAGING_URL", "USER_PIPELINE_ANALYTICS_URL", "DAGSTER_POSTGRES_URL"), "postgresql://db/x"
+    )
+    sizes = {"USER_PIPELINE_MEMORY_LIMIT": "1.5gib", "USER_PIPELINE_MAX_OBJECT_SIZE": "1234567B"}
+    lines = run("env", env={**given, **sizes, "USER_PIPELINE_MAX_REJECT_SHARE": "0"}).stdout.splitlines()
+    unset = {"alert_webhook", "ui_url", "ui_hosts"}
+    fields = {name: field for name, field in Settings.model_fields.items() if name not in unset}
+    assert lines[::2] == [f"# {field.description}" for field in fields.values()]
+    assert [line.partition("=")[0] for line in lines[1::2]] == [f"export {variable_of(name)}" for name in fields]
+    for line in (
+        "export USER_PIPELINE_MEMORY_LIMIT='1536MiB'",
+        "export USER_PIPELINE_MAX_OBJECT_SIZE='1234567B'",
+        "export USER_PIPELINE_MAX_REJECT_SHARE='0.0'",
+        f"export USER_PIPELINE_SOURCE_URL='{place}/data/source'",
+    ):
+        assert line in lines
 
 
 def test_every_setting_that_is_printed_reads_back_as_itself(run: Run, place: Path) -> None:

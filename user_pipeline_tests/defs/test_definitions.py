@@ -320,8 +320,9 @@ def test_loading_imports_no_heavy_library(tmp_path: Path) -> None:
         fresh("import dagster" + show, tmp_path)
     )
     third_party = {name for name in added if name not in sys.stdlib_module_names and not name.startswith("_")}
-    # Transforms are written against narwhals, which is small; everything else is imported where it is used.
-    assert third_party == {"user_pipeline", "narwhals"}
+    # Transforms are written against narwhals, which is small, and settings against pydantic-settings, which brings
+    # dotenv; everything else is imported where it is used.
+    assert third_party == {"user_pipeline", "narwhals", "pydantic_settings", "dotenv"}
 
 
 def test_loading_connects_to_nothing_starts_nothing_and_writes_nothing(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def entries(secret: str) -> set[str]:
 
 def test_a_run_has_the_memory_of_its_limit_and_a_core_of_its_own(pods: dict[str, V1PodSpec]) -> None:
     [container] = pods["run"].containers
-    limit = Settings.from_environment(values_of(pods["run"])).memory_limit_bytes
+    limit = Settings.from_environment(values_of(pods["run"])).memory_limit
     for asked in (container.resources.limits, container.resources.requests):
         # What a run works in, and what Python and Dagster take.
         assert amount(asked["memory"]) >= limit + 0.5e9

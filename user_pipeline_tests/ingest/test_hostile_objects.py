@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from user_pipeline.io_managers.metadata import preview
 from user_pipeline.masking import mask, mask_emails, mask_key, shorten
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
 from user_pipeline.resources.postgres import _said
-from user_pipeline.settings import ObjectLimits, Settings
+from user_pipeline.settings import Settings
 from user_pipeline_tests.platform import Platform, update, view
 from user_pipeline_tests.s3 import Endpoint, s3_endpoint
 
@@ -43,7 +44,7 @@ def ingest(platform: Platform, feed: Feed = PAGE_VIEWS, /, **limits: int) -> Ing
             platform.storage.source,
             platform.storage.lake,
             engine,
-            limits=ObjectLimits(**limits),
+            limits=replace(platform.settings.object_limits, **limits),
             start_date=DAY,
             now=NOW,
             publish_rejects=publish_rejects(platform.staging),

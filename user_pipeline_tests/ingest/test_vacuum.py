@@ -8,7 +8,6 @@ from user_pipeline.ingest.part_files import Days
 from user_pipeline.ingest.reader import read_new_objects
 from user_pipeline.ingest.rejects import publish_rejects
 from user_pipeline.ingest.vacuum import vacuum
-from user_pipeline.settings import ObjectLimits
 from user_pipeline_tests.platform import Platform, view
 
 GOOD = view("2017-04-01T10:00:00")
@@ -21,7 +20,7 @@ def ingest(platform: Platform) -> None:
             platform.storage.source,
             platform.storage.lake,
             engine,
-            limits=ObjectLimits(),
+            limits=platform.settings.object_limits,
             start_date=date(2017, 4, 1),
             now=datetime(2017, 5, 1, tzinfo=UTC),
             publish_rejects=publish_rejects(platform.staging),

@@ -3,7 +3,6 @@
 import gc
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +61,7 @@ def lake(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         return
     with s3_endpoint(monkeypatch, "bucket") as endpoint:
         bucket = Location("USER_PIPELINE_LAKE_URL", "s3://bucket/deep/lake")
-        yield Lake(replace(settings, lake=bucket), endpoint)
+        yield Lake(settings.model_copy(update={"lake": bucket}), endpoint)
 
 
 def frame(day: str, count: int = 3) -> pa.Table:

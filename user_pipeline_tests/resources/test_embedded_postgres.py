@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
+from pydantic import SecretStr
 
 from user_pipeline.resources import embedded_postgres as postgres
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
@@ -89,7 +90,7 @@ def test_databases_are_made_once_whatever_their_name(server: EmbeddedPostgres, q
 def test_a_configured_database_starts_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     url = "postgresql://someone:secret@db.example.com/analytics"
-    assert postgres.database_url(Database("USER_PIPELINE_ANALYTICS_URL", "analytics", url)) == url
+    assert postgres.database_url(Database("USER_PIPELINE_ANALYTICS_URL", "analytics", SecretStr(url))) == url
     assert list(place.iterdir()) == []
 
 

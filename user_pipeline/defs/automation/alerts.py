@@ -202,7 +202,7 @@ def _post(webhook: Webhook, body: dict[str, Any], deadline: float) -> str | None
         if time.monotonic() + pause >= deadline:
             break
         time.sleep(pause)
-        request = Request(webhook.url, content, {"Content-Type": "application/json"}, method="POST")  # noqa: S310 - http(s) only
+        request = Request(webhook.url.get_secret_value(), content, {"Content-Type": "application/json"}, method="POST")  # noqa: S310 - http(s) only
         try:
             # Checked to be http when it was read.
             with build_opener(_NoRedirects).open(request, timeout=_TIMEOUT):
