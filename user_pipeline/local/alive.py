@@ -100,7 +100,7 @@ def lives(name: str) -> bool | None:
 def living() -> list[Living]:
     """Everything that lives. What was killed is forgotten, but for runs, which run monitoring still has to fail."""
     try:
-        names = sorted(path.name for path in _path("").iterdir())
+        names = sorted((path.name for path in _path("").iterdir()), key=lambda name: (name != UP, name))
     except FileNotFoundError:
         return []
     for name in names:

@@ -33,6 +33,8 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - the interface's
         try:
             return super().invoke(ctx)
+        except click.ClickException:
+            raise
         except (settings.SettingsError, postgres.EmbeddedPostgresError) as error:
             raise click.ClickException(str(error)) from error
         except Exception as error:
@@ -398,7 +400,7 @@ def _require_alone() -> None:
     if not there and alive.hold(alive.UP, inherited=True):
         return
     raise click.ClickException(
-        f"{_listed(there) or '`user-pipeline up`'} runs already on {settings.current().data_dir}. "
+        f"Dagster is up already in {settings.current().data_dir}: {_listed(there) or '`user-pipeline up`'}. "
         "Use that one, or stop it first: Ctrl-C where it was started, or `user-pipeline down --force`."
     )
 

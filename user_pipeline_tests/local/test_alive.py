@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+import requests
 
 from user_pipeline import settings
 from user_pipeline.local import alive, postgres
@@ -45,6 +46,15 @@ def long():
 @dg.job(executor_def=dg.in_process_executor)
 def short():
     wink()
+
+defs = dg.Definitions(jobs=[long, short])
+"""
+LAUNCH = """
+mutation {
+  launchRun(executionParams: {
+    selector: {repositoryLocationName: "jobs.py", repositoryName: "__repository__", jobName: "short"}, runConfigData: {}
+  }) { ... on LaunchRunSuccess { run { runId } } }
+}
 """
 
 
@@ -83,25 +93,31 @@ class Checkout:
 
     def start_run(self) -> tuple[str, subprocess.Popen[bytes]]:
         """A run of the command line, once it has started."""
-        before = self.runs().keys()
+        before = self.started()
         process = self.start(
             *(sys.executable, "-m", "dagster", "job", "execute", "-f", "jobs.py", "-j", "long"),
         )
-        wait_until(lambda: "STARTED" in {status for run, status in self.runs().items() if run not in before})
-        [run] = self.runs().keys() - before
+        wait_until(lambda: process.poll() or self.started() - before)
+        assert process.poll() is None, (self.root / "log").read_text()[-2000:]
+        [run] = self.started() - before
         return run, process
 
-    def start_up(self) -> subprocess.Popen[bytes]:
-        """``user-pipeline up``, once its web server and its daemon are there."""
+    def start_up(self) -> tuple[subprocess.Popen[bytes], int]:
+        """``user-pipeline up``, once its web server and its daemon are there, and its port."""
         with socket.create_server(("127.0.0.1", 0)) as reserved:
             port = reserved.getsockname()[1]
         process = self.start(COMMAND, "up", "--port", str(port))
         kinds = (alive.UP, alive.DAEMON, alive.WEB_SERVER)
-        wait_until(lambda: all(self.holding(kind) for kind in kinds))
-        return process
+        wait_until(lambda: process.poll() or all(self.holding(kind) for kind in kinds))
+        assert process.poll() is None, (self.root / "log").read_text()[-2000:]
+        return process, port
 
     def holding(self, kind: str) -> list[Path]:
         return list((self.root / "data" / "dagster" / "alive").glob(f"{kind}*"))
+
+    def started(self) -> set[str]:
+        """The runs that have started and not ended."""
+        return {run for run, status in self.runs().items() if status == "STARTED"}
 
     def runs(self) -> dict[str, str]:
         """The status of each run."""
@@ -211,12 +227,12 @@ def test_runs_that_were_killed_fail_and_one_that_lives_goes_on(checkout: Checkou
         process.kill()
     living, process = checkout.start_run()
     assert set(checkout.runs().values()) == {"STARTED"}
-    checkout.start_up()
+    _, port = checkout.start_up()
     wait_until(lambda: all(checkout.runs()[run] == "FAILURE" for run, _ in dead))
-    # Before, the two kept their places in the queue.
-    before = checkout.runs().keys()
-    checkout.start(sys.executable, "-m", "dagster", "job", "launch", "-w", "workspace.yaml", "-j", "short")
-    wait_until(lambda: "SUCCESS" in [status for run, status in checkout.runs().items() if run not in before])
+    # The two have lost their places in the queue.
+    answer = requests.post(f"http://127.0.0.1:{port}/graphql", json={"query": LAUNCH}, timeout=PATIENCE).json()
+    queued = answer["data"]["launchRun"]["run"]["runId"]
+    wait_until(lambda: checkout.runs()[queued] == "SUCCESS")
     # Two rounds of run monitoring more.
     time.sleep(60)
     assert checkout.runs()[living] == "STARTED"
@@ -236,7 +252,7 @@ def test_down_refuses_while_something_runs_and_ends_it_when_told_to(checkout: Ch
         "Wait until runs have ended and stop the UI with Ctrl-C where it was started, or end them all with "
         "`user-pipeline down --force`.\n"
     )
-    up = checkout.start_up()
+    up, _ = checkout.start_up()
     refused = checkout.command("down")
     assert refused.returncode == 1
     for named in (f"run {run} (process {process.pid})", f"`user-pipeline up` (process {up.pid})", "web server"):
@@ -255,12 +271,13 @@ def test_down_refuses_while_something_runs_and_ends_it_when_told_to(checkout: Ch
 
 
 def test_up_starts_no_second_daemon(checkout: Checkout) -> None:
-    first = checkout.start_up()
+    first, _ = checkout.start_up()
     [daemon] = checkout.holding(alive.DAEMON)
     second = checkout.command("up", "--port", "1")
     assert second.returncode == 1
     assert f"`user-pipeline up` (process {first.pid})" in second.stderr
-    assert f"runs already on {checkout.root}/data. Use that one, or stop it first" in second.stderr
+    assert second.stderr.startswith(f"Error: Dagster is up already in {checkout.root}/data: `user-pipeline up` (")
+    assert "Use that one, or stop it first" in second.stderr
     assert checkout.holding(alive.DAEMON) == [daemon]
 
     # What a kill leaves behind.
@@ -268,7 +285,7 @@ def test_up_starts_no_second_daemon(checkout: Checkout) -> None:
     first.wait()
     again = checkout.command("up", "--port", "1")
     assert again.returncode == 1
-    assert again.stderr.startswith(f"Error: Dagster's daemon (process {daemon.name.removeprefix(alive.DAEMON)}) runs ")
+    assert f": Dagster's daemon (process {daemon.name.removeprefix(alive.DAEMON)}). " in again.stderr
     assert checkout.command("down", "--force").returncode == 0
     assert not checkout.holding(alive.DAEMON)
 
