@@ -3,7 +3,10 @@
 import os
 import shlex
 import shutil
+import signal
+import socket
 import sys
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -13,6 +16,7 @@ import click
 from pydantic import ByteSize
 
 from user_pipeline import settings
+from user_pipeline.instance import liveness
 from user_pipeline.masking import mask, printable
 from user_pipeline.private_files import keep_private
 from user_pipeline.resources import embedded_postgres as postgres
@@ -20,7 +24,9 @@ from user_pipeline.resources import embedded_postgres as postgres
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-_INSTANCE_CLASS = {"module": "user_pipeline.instance", "class": "Instance"}
+_INSTANCE_CLASS = {"module": "user_pipeline.instance.checkout", "class": "CheckoutInstance"}
+_PATIENCE = 90.0
+"""Seconds: Dagster gives its own processes one minute to stop."""
 
 
 class _Group(click.Group):
@@ -29,6 +35,8 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - the interface's
         try:
             return super().invoke(ctx)
+        except click.ClickException:
+            raise
         except (settings.SettingsError, postgres.EmbeddedPostgresError) as error:
             raise click.ClickException(str(error)) from error
         except Exception as error:
@@ -342,13 +350,19 @@ def up(port: int) -> None:
     """Start the embedded services, then the Dagster UI and daemon.
 
     Run it in the root of the checkout. Ctrl-C stops Dagster; the embedded Postgres goes on, ready for the
-    command line, until `user-pipeline down`.
+    command line, until `user-pipeline down`. Runs that were killed are marked as failed, now and as long as it runs.
+
+    It refuses to start a second daemon beside one that runs, and to start anything while the port is taken.
     """
     _require_checkout()
     _require_guard()
+    _require_alone()
+    _require_port(port)
     if settings.current().uses_embedded_postgres:
         server = postgres.ensure_running(settings.current().data_dir)
         click.echo(f"The embedded Postgres runs in {server.home}.")
+    # A shell that starts it with & has it ignore Ctrl-C, and Dagster would then ignore every request to stop.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Only this machine: the UI has no password.
     dagster = ["-m", "dagster", "dev", "-w", "workspace.yaml", "--host", "127.0.0.1", "--port", str(port)]
     sys.stdout.flush()
@@ -378,13 +392,49 @@ def _require_guard() -> None:
         )
 
 
+def _require_alone() -> None:
+    """Two daemons would tick every schedule and sensor twice. The lock is for two who start at the same moment."""
+    there = [found for found in liveness.living() if found.name.startswith((liveness.UP, liveness.DAEMON))]
+    if not there and liveness.hold(liveness.UP, inherited=True):
+        return
+    raise click.ClickException(
+        f"Dagster is up already in {settings.current().data_dir}: {_listed(there) or '`user-pipeline up`'}. "
+        "Use that one, or stop it first: Ctrl-C where it was started, or `user-pipeline down --force`."
+    )
+
+
+def _require_port(port: int) -> None:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        raise click.ClickException(
+            f"The UI cannot have port {port} of 127.0.0.1: {os.strerror(error.errno or 0)}. "
+            "Stop what listens there, or choose another with --port."
+        ) from error
+
+
+def _listed(processes: Sequence[liveness.Living]) -> str:
+    return ", ".join(map(str, processes))
+
+
 @main.command()
-def down() -> None:
+@click.option("--force", is_flag=True, help="End runs, daemon and UI first.")
+def down(*, force: bool) -> None:
     """Stop the embedded Postgres; its data stay.
 
-    Nothing to stop is fine. A Dagster that still runs loses its connections.
+    Nothing to stop is fine. While a run, `user-pipeline up` or another Dagster uses it, it goes on, and what uses it is
+    named. With --force these are asked to stop, and killed if they have not within a minute and a half.
     """
     data_dir = settings.current().data_dir
+    running = liveness.living() if postgres.is_running(data_dir) else []
+    if running and not force:
+        raise click.ClickException(
+            f"The embedded Postgres in {data_dir / 'postgres'} is in use by {_listed(running)}. Wait until runs have "
+            "ended and stop the UI with Ctrl-C where it was started, or end them all with `user-pipeline down --force`."
+        )
+    if running:
+        click.echo(f"Ending {_listed(running)}.")
+        liveness.end(running, _PATIENCE)
     if postgres.stop(data_dir):
         click.echo(f"Stopped the embedded Postgres in {data_dir / 'postgres'}.")
     else:

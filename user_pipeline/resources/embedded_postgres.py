@@ -181,6 +181,15 @@ def ensure_running(data_dir: Path) -> EmbeddedPostgres:
     return server
 
 
+def is_running(data_dir: Path) -> bool:
+    """Whether anything of the embedded server of ``data_dir`` is alive."""
+    server = EmbeddedPostgres(data_dir.absolute())
+    if not server.home.is_dir():
+        return False
+    with _try_lock(server) as lock:
+        return lock is None
+
+
 def stop(data_dir: Path) -> bool:
     """Stop the embedded server of ``data_dir``; its clients are disconnected, nothing committed is lost.
 

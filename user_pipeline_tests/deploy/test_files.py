@@ -1,6 +1,7 @@
 """The files of ``deploy/``: that they parse, agree with each other and with the code, and hold no secret."""
 
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -466,7 +467,8 @@ def test_the_values_for_helm_say_what_dagster_yaml_says() -> None:
     assert ["dagster", "api", "grpc", *code_deployment()["dagsterApiGrpcArgs"]] == code_command()[:-4]
     instance_class = INSTANCE["instance_class"]
     assert HELM["additionalInstanceConfig"] == {"instance_class": instance_class}
-    assert yaml.safe_load((CHECKOUT / "dagster.yaml").read_text())["instance_class"] == instance_class
+    local = yaml.safe_load((CHECKOUT / "dagster.yaml").read_text())["instance_class"]
+    assert issubclass(getattr(importlib.import_module(local["module"]), local["class"]), Instance)
     limit = HELM["runLauncher"]["config"]["k8sRunLauncher"]["runK8sConfig"]["jobSpecConfig"]["activeDeadlineSeconds"]
     assert limit == INSTANCE["run_monitoring"]["max_runtime_seconds"]
 
