@@ -152,7 +152,8 @@ class Catalog:
                 content = lake.get(_path(feed, newest)).bytes()
             except FileNotFoundError:
                 continue  # so many commits since the listing that it is gone: look again
-            table = pq.read_table(pa.BufferReader(content))
+            # On this thread alone: a thread of Arrow's that still holds the bytes when Python ends aborts the process.
+            table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
             return cls(feed, newest, table if "failure" in table.column_names else _upgraded(table, newest))
 
     def entries(self, where: "pa.compute.Expression | None" = None) -> list[Entry]:

@@ -1,11 +1,15 @@
 """What the command says of the objects that were read, and of what nothing refers to."""
 
+import json
 import os
+import subprocess
+import sys
 import time
 
 from click.testing import CliRunner
 
 from user_pipeline.cli.main import main
+from user_pipeline_tests import CHECKOUT
 from user_pipeline_tests.platform import Platform, view
 
 
@@ -41,3 +45,19 @@ def test_vacuum_says_what_it_removed(platform: Platform) -> None:
         os.utime(platform.root / "lake" / path, (three_days_ago, three_days_ago))
     assert run("vacuum")[1] == "page_views: removed 1 files of 0.0 MB"
     assert len(platform.lake_files("fragments")) == 1
+
+
+def test_a_hundred_calls_end_as_they_should(platform: Platform) -> None:
+    platform.put_views("PageViews/a", [view("2017-04-01T00:00:00"), view("2017-04-03T00:00:00"), "broken"])
+    platform.put_views("PageViews/b", [view("2017-04-02T00:00:00")] * 2)
+    platform.materialize("2017-04-01", select="raw_page_views", checks=False)
+    calls = [["objects"], ["vacuum"]] * 50
+    ended = subprocess.run(
+        [sys.executable, "-m", "user_pipeline_tests.cli.forked", json.dumps(calls)],
+        stdout=subprocess.PIPE,
+        check=True,
+        cwd=CHECKOUT,
+        # These would start threads when they are imported, and a fork has none.
+        env={**os.environ, **platform.environment, "ARROW_DEFAULT_MEMORY_POOL": "system", "OPENBLAS_NUM_THREADS": "1"},
+    )
+    assert json.loads(ended.stdout) == {"codes": [0] * 100, "said": ""}
