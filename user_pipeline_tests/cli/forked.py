@@ -1,4 +1,4 @@
-"""Calls of `user-pipeline`, each in a process of its own that ends as Python does; forked from one that has imported all.
+"""Calls of `user-pipeline`, each in a process of its own, forked from one that has imported all, which ends as usual.
 
 The exit code of each is printed, then what all of them wrote to stderr. Importing takes a second, a fork milliseconds.
 """
