@@ -4,6 +4,8 @@ No other module imports a private name of Dagster. ``user_pipeline_tests/test_da
 of each of them, so that an upgrade which changes one fails there, with a sentence, and not in a run.
 """
 
+from typing import TYPE_CHECKING
+
 # The schema of a custom instance or storage without keys. Waits for a public base class of both.
 from dagster._config.config_schema import UserConfigSchema
 
@@ -26,9 +28,6 @@ from dagster._core.instance.ref import InstanceRef
 # What a run launcher answers to run monitoring. Custom run launchers are documented; these types are not exported.
 from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
 
-# Dagster's own local log files, in another directory. Waits for a configuration key that may be left to a program.
-from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
-
 # The tags of a run that say its partition or range, and what becomes of a failed run. They are documented as strings.
 from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_END_TAG,
@@ -45,6 +44,22 @@ from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionRes
 
 # The same, and how a custom storage is named to other processes. Waits for a public base class for storages.
 from dagster._serdes import ConfigurableClassData, deserialize_value
+
+if TYPE_CHECKING:
+    # Dagster's own local log files, in another directory. Waits for a configuration key that may be left to a program.
+    from dagster._core.storage.local_compute_log_manager import (
+        LocalComputeLogManager,
+    )
+
+
+def __getattr__(name: str) -> "type[LocalComputeLogManager]":
+    """Import what brings libraries along that most processes do without: a file watcher."""
+    if name == "LocalComputeLogManager":
+        from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
+
+        return LocalComputeLogManager
+    raise AttributeError(name)
+
 
 EVENT_LOG_CONSUMER_CURSOR = "EVENT_LOG_CONSUMER_CURSOR-"
 """With the type of the event, the key under which the daemon keeps the number of the last event it read. Waits for a

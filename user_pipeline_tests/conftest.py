@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres, ensure_running, stop
+from user_pipeline_tests.places import clean_environment, place, query, server
 from user_pipeline_tests.platform import Platform
+
+__all__ = ["clean_environment", "place", "query", "server"]
+"""Fixtures that are defined elsewhere."""
 
 _LONG = ("ui/test_browser.py", "test_oracle.py", "deploy/test_processes.py", "faults/test_killed.py")
 
