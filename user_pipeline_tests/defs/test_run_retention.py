@@ -54,6 +54,22 @@ def test_only_ended_runs_that_did_nothing_to_an_asset_go(instance: dg.DagsterIns
     assert instance.all_logs(made)
 
 
+@dg.asset
+def reading() -> None:
+    pass
+
+
+def test_of_runs_of_an_asset_without_partitions_the_latest_stays(instance: dg.DagsterInstance) -> None:
+    runs = [dg.materialize([reading], instance=instance).run_id for _ in range(3)]
+    both = dg.materialize([reading, thing], partition_key="a", instance=instance).run_id
+    latest = dg.materialize([reading], instance=instance).run_id
+    assert delete_runs(instance, datetime.now(UTC) + timedelta(seconds=1)) == len(runs)
+    assert set(instance.get_run_ids()) == {both, latest}
+    event = instance.get_latest_materialization_event(reading.key)
+    assert event is not None
+    assert event.run_id == latest
+
+
 def test_the_job_deletes_what_is_older_than_it_is_told(instance: dg.DagsterInstance) -> None:
     kept = idle_job.execute_in_process(instance=instance).run_id
     result = delete_old_runs.execute_in_process(instance=instance)

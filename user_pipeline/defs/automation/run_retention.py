@@ -1,8 +1,9 @@
 """How long Dagster remembers runs: those that say where data came from for good, the others for a while.
 
 Dagster deletes old ticks (``retention`` of dagster.yaml), but never runs, and the sensor alone may start hundreds a
-day. A run is deleted with its events, so one that materialized, observed or checked an asset is kept: without them
-the UI would show its days as missing, and the sensor would do them again.
+day. A run is deleted with its events, so one that materialized, observed or checked a partition is kept: without them
+the UI would show its days as missing, and the sensor would do them again. Of the runs that read new objects, an asset
+without partitions, the latest is kept.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,8 @@ _WORTH_KEEPING = {
     dg.DagsterEventType.ASSET_OBSERVATION,
     dg.DagsterEventType.ASSET_CHECK_EVALUATION,
 }
+_FEW_EVENTS = 50
+"""A run that reads new objects has fewer: two assets and their checks."""
 
 
 class Retention(dg.Config):
@@ -32,9 +35,9 @@ def delete_runs_without_assets(context: dg.OpExecutionContext, config: Retention
 
 
 @dg.job(
-    description="Deletes Dagster's records of runs that ended more than 90 days ago and materialized, observed and "
-    "checked no asset: looks at the source, and runs that failed before they did anything. Tables, files and the "
-    "history of assets stay.",
+    description="Deletes Dagster's records of runs that ended more than 90 days ago and did nothing to a partition: "
+    "runs that only read new objects, but for the latest, and runs that failed before they did anything. Tables, files "
+    "and the history of days stay.",
     executor_def=dg.in_process_executor,
 )
 def delete_old_runs() -> None:
@@ -45,21 +48,32 @@ def delete_old_runs() -> None:
 delete_old_runs_schedule = dg.ScheduleDefinition(
     job=delete_old_runs,
     cron_schedule="0 4 * * *",
-    description="At 04:00 UTC: deletes the records of old runs that did nothing to any asset.",
+    description="At 04:00 UTC: deletes the records of old runs that did nothing to a partition.",
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
 
 
 def delete_runs(instance: dg.DagsterInstance, before: datetime) -> int:
-    """Delete the runs that ended before a moment and left no trace in any asset's history.
+    """Delete the runs that ended before a moment and that no asset's history needs.
 
     Returns:
         how many.
     """
     old = instance.get_run_ids(dg.RunsFilter(statuses=_ENDED, updated_before=before))
-    without = [
-        run_id for run_id in old if not instance.get_records_for_run(run_id, of_type=_WORTH_KEEPING, limit=1).records
-    ]
-    for run_id in without:
+    unneeded = [run_id for run_id in old if not _is_needed(instance, run_id)]
+    for run_id in unneeded:
         instance.delete_run(run_id)
-    return len(without)
+    return len(unneeded)
+
+
+def _is_needed(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Whether a run did anything to a partition, or was the last to materialize an asset without partitions."""
+    page = instance.get_records_for_run(run_id, of_type=_WORTH_KEEPING, limit=_FEW_EVENTS)
+    events = [record.event_log_entry.dagster_event for record in page.records]
+    if page.has_more or any(event is None or event.partition for event in events):
+        return True
+    materialized = {event.asset_key for event in events if event is not None and event.is_step_materialization}
+    if events and not materialized:
+        return True
+    latest = [instance.get_latest_materialization_event(key) for key in materialized if key is not None]
+    return any(event is None or event.run_id == run_id for event in latest)
