@@ -1,19 +1,17 @@
-"""One embedded Postgres for the whole session, and for each test a platform of its own on it."""
+"""One embedded Postgres for the whole session, for each test a platform on it, or a server that it may stop."""
 
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg2
 import pytest
 
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres, ensure_running, stop
-from user_pipeline_tests.places import clean_environment, place, query, server
 from user_pipeline_tests.platform import Platform
-
-__all__ = ["clean_environment", "place", "query", "server"]
-"""Fixtures that are defined elsewhere."""
+from user_pipeline_tests.servers import discard
 
 _LONG = ("ui/test_browser.py", "test_oracle.py", "deploy/test_processes.py", "faults/test_killed.py")
 
@@ -59,6 +57,47 @@ def platform(postgres: EmbeddedPostgres, tmp_path: Path, monkeypatch: pytest.Mon
         for name, value in made.environment.items():
             monkeypatch.setenv(name, value)
         yield made
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory with a short path, as a checkout has, and open parents."""
+    directory = Path(tempfile.mkdtemp(prefix="up-"))
+    directory.chmod(0o755)
+    yield directory
+    discard(directory)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[EmbeddedPostgres]:
+    """One server for the tests of a module that do not mind each other."""
+    directory = Path(tempfile.mkdtemp(prefix="up-"))
+    yield ensure_running(directory)
+    discard(directory)
+
+
+@pytest.fixture
+def clean_environment() -> dict[str, str]:
+    """This environment without any setting of the platform, Dagster, Postgres or AWS."""
+    prefixes = ("USER_PIPELINE_", "DAGSTER_", "PG", "AWS_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
+
+
+@pytest.fixture
+def query() -> Callable[..., list[tuple[object, ...]]]:
+    """Run one statement on the database of a URL and return its rows."""
+
+    def run(url: str, statement: str) -> list[tuple[object, ...]]:
+        connection = psycopg2.connect(url)
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+                return cursor.fetchall() if cursor.description else []
+        finally:
+            connection.close()
+
+    return run
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,7 +1,8 @@
-"""A Postgres that asks for passwords and speaks TCP, and TLS in front of it."""
+"""A Postgres that asks for passwords and speaks TCP, TLS in front of it, and the end of any that a test started."""
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -180,3 +181,13 @@ def _pump_both(client: ssl.SSLSocket, server: socket.socket) -> None:
         if not moved:
             writers = [sock for sock, data in pending.items() if data]
             select.select([client, server] if not writers else [], writers, [], 0.05)
+
+
+def discard(directory: Path) -> None:
+    """Stop every server in ``directory``, without the checkpoint of an orderly end, and remove it all."""
+    for lock in directory.rglob("postgres/lock"):
+        server = EmbeddedPostgres(lock.parent.parent)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            os.kill(int((server.cluster / "postmaster.pid").read_text().splitlines()[0]), signal.SIGQUIT)
+        postgres.stop(server.data_dir)
+    shutil.rmtree(directory)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from user_pipeline_tests import CHECKOUT
-from user_pipeline_tests.places import discard
+from user_pipeline_tests.servers import discard
 
 BIN = Path(sys.executable).parent
 VERSION = re.search(r'^version = "(.*)"', (CHECKOUT / "pyproject.toml").read_text(), re.MULTILINE)[1]  # type: ignore[index]

@@ -25,7 +25,7 @@ from user_pipeline.private_files import keep_private
 from user_pipeline.resources import embedded_postgres as postgres
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
 from user_pipeline_tests import CHECKOUT
-from user_pipeline_tests.places import discard
+from user_pipeline_tests.servers import discard
 
 BIN = Path(sys.executable).parent
 NOBODY = 65_534

@@ -14,7 +14,7 @@ from user_pipeline.io_managers.metadata import PREVIEW_ROWS, PREVIEW_TEXT, previ
 from user_pipeline.resources.postgres import literal, quote
 from user_pipeline.transforms import Frame
 from user_pipeline.warehouse.partition_range import Slice
-from user_pipeline.warehouse.replace import Table, columns_of, merge, replace_slice
+from user_pipeline.warehouse.replace import Table, columns_of, merge, replace_slice, require_marts
 
 if TYPE_CHECKING:
     import duckdb
@@ -144,6 +144,9 @@ class PostgresIOManager(dg.IOManager):
         sql = f"select {names} from {table.sql}"
         annotation = context.dagster_type.typing_type
         with never_retried():
+            if metadata.get("maintained"):
+                with self._postgres.transaction() as transaction:
+                    require_marts(transaction)
             there = self._columns(table)
             if metadata.get("maintained") or not (part := _slice(context, metadata)):
                 return hand_over(self._spool(sql, table), annotation)

@@ -14,7 +14,7 @@ from user_pipeline.io_managers.metadata import file_metadata
 from user_pipeline.io_managers.partitioned import File, Partitioned
 from user_pipeline.io_managers.postgres import PostgresIOManager
 from user_pipeline.resources.postgres import Databases, quote
-from user_pipeline.warehouse.replace import Table, create_marts, run_scripts, stage
+from user_pipeline.warehouse.replace import Table, create_marts, require_marts, run_scripts, stage
 
 if TYPE_CHECKING:
     from user_pipeline.resources.postgres import Postgres, Transaction
@@ -104,9 +104,14 @@ class SnapshotIOManager(LakeFileIOManager):
 
 
 def served_day(postgres: "Postgres", table: str = "page_recommendations") -> date | None:
-    """The day a table of snapshots is as of; None before the first."""
+    """The day a table of snapshots is as of; None before the first.
+
+    Raises:
+        LostTableError: a table that the next snapshot would be made from is gone.
+    """
     with postgres.transaction() as transaction:
         create_marts(transaction)
+        require_marts(transaction)
         return served_in(transaction, table)
 
 

@@ -8,7 +8,7 @@ from user_pipeline.ingest.feeds import FEEDS, Feed
 from user_pipeline.ingest.manifest import Catalog, rejects_path
 from user_pipeline.ingest.rejects import replace_rejects
 from user_pipeline.lake.files import fetch
-from user_pipeline.warehouse.replace import create_marts
+from user_pipeline.warehouse.replace import MAINTAINED, create_marts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from user_pipeline.engines.duckdb import Engine
     from user_pipeline.resources.postgres import Postgres
     from user_pipeline.resources.storage import ObjectStorage
-
-TABLES = ("users", "user_page_views")
 
 
 def rebuild_rejected_lines(storage: "ObjectStorage", engine: "Engine", staging: "Postgres") -> int:
@@ -64,7 +62,7 @@ def rebuild_marts(analytics: "Postgres") -> dict[str, int]:
         by table, how many rows were not.
     """
     sql = files("user_pipeline.warehouse").joinpath("sql")
-    changed = dict.fromkeys(TABLES, 0)
+    changed = dict.fromkeys(MAINTAINED, 0)
     with analytics.transaction() as transaction:
         create_marts(transaction)
         for script in sorted(sql.joinpath("rebuild").iterdir(), key=lambda script: script.name):

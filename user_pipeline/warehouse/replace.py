@@ -16,8 +16,17 @@ if TYPE_CHECKING:
 INCOMING = "incoming"
 """The temporary table that holds the new rows while a transaction puts them in place."""
 
-_MARTS = ("users", "users_daily", "user_page_views", "user_page_views_daily_idx", "page_recommendations_day")
-"""Of what ``sql/create_marts.sql`` makes, what tells whether an earlier version has done it."""
+MAINTAINED = ("users", "user_page_views")
+"""The tables that are kept from the contributions of each day, which are in ``<table>_daily``."""
+_MARTS = (
+    "users",
+    "users_daily",
+    "user_page_views",
+    "user_page_views_daily_idx",
+    "page_recommendations",
+    "page_recommendations_day",
+)
+"""Of what ``sql/create_marts.sql`` makes, what tells whether all of it is there and of this version."""
 _SQL = files("user_pipeline.warehouse").joinpath("sql")
 _FAMILIES = {
     "smallint": "integer", "integer": "integer", "bigint": "integer", "numeric": "integer",
@@ -30,6 +39,10 @@ _FAMILIES = {
 
 class TableMismatchError(PermanentError):
     """A table is not of the shape that is to be written into it."""
+
+
+class LostTableError(PermanentError):
+    """A maintained table, or what it is kept from, was dropped or emptied by someone else."""
 
 
 class SliceError(PermanentError):
@@ -142,6 +155,7 @@ def merge(
         how many contributions there are now.
 
     Raises:
+        LostTableError: the table, or its contributions of other days, are gone.
         SliceError: a contribution is of another day.
     """
     import pyarrow as pa
@@ -153,6 +167,7 @@ def merge(
         f"select date '{first:%Y-%m-%d}' as first_day, date '{end:%Y-%m-%d}' as end_day"
     )
     create_marts(transaction)
+    require_marts(transaction)
     run_scripts(transaction, f"{name}/before")
     days = pa.schema([field.with_type(pa.date32()) if field.name == "day" else field for field in rows.schema])
     count = transaction.append(f"{name}_daily", windows.watch(rows).cast(days), "public")
@@ -187,6 +202,41 @@ def create_marts(transaction: Transaction) -> None:
     """Make the tables of the analytics database that are missing."""
     script = _SQL.joinpath("create_marts.sql")
     transaction.make_missing(_MARTS, lambda: transaction.execute(script.read_text(encoding="utf-8")))
+
+
+def require_marts(transaction: Transaction) -> None:
+    """Refuse to work with maintained tables of which one was dropped or emptied.
+
+    A day is brought in by its difference, so a run would leave the lost rows lost, or count a day twice whose
+    contributions were lost. A table and its contributions get their first rows in one transaction, so one of them has
+    none only if someone else has taken them.
+
+    Raises:
+        LostTableError: one was.
+    """
+    names = [name for table in MAINTAINED for name in (table, f"{table}_daily")]
+    # Dropped by hand, a table is missing until a run has made it anew, without rows.
+    found = transaction.fetch(
+        "select c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace "
+        f"where n.nspname = 'public' and c.relname in ({', '.join(map(literal, names))})"
+    )
+    there = {name for (name,) in found}
+    for table in MAINTAINED:
+        daily = f"{table}_daily"
+        # In one statement: another transaction may commit between two.
+        has = (f"exists (select from public.{name})" if name in there else "false" for name in (table, daily))
+        [(kept, contributed)] = transaction.fetch(f"select {', '.join(has)}")
+        if contributed and not kept:
+            raise LostTableError(
+                f"the table public.{table} has no rows, but public.{daily}, which it is kept from, has some: it was "
+                "dropped or emptied. `user-pipeline rebuild` makes it anew; then run this again."
+            )
+        if kept and not contributed:
+            raise LostTableError(
+                f"the table public.{daily} has no rows, but public.{table}, which is kept from it, has some: it was "
+                "dropped or emptied. Run `user-pipeline rebuild`, then materialize all days again; "
+                "`user-pipeline verify` prints the commands."
+            )
 
 
 def count_windows(

@@ -21,7 +21,7 @@ from user_pipeline import settings
 from user_pipeline.instance import liveness
 from user_pipeline.resources import embedded_postgres as postgres
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
-from user_pipeline_tests.places import discard
+from user_pipeline_tests.servers import discard
 
 CHECKOUT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("user-pipeline")

@@ -32,7 +32,7 @@ from playwright.sync_api import Browser, FloatRect, Locator, Page, Response, exp
 
 from user_pipeline.cli.sample_logs import SampleLogs
 from user_pipeline_tests import CHECKOUT
-from user_pipeline_tests.places import discard
+from user_pipeline_tests.servers import discard
 
 CHROMIUM = shutil.which("chromium")
 PATIENCE = 150.0

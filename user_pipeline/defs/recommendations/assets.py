@@ -22,6 +22,7 @@ from user_pipeline.resources.postgres import Databases
 from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.transforms import Frame
 from user_pipeline.transforms.quality import hits, spread
+from user_pipeline.warehouse.replace import require_marts
 
 _MOST_NEIGHBOURS = 500
 _SHARES = ("hit_rate", "recall_at_3", "popularity_hit_rate", "coverage", "fallback_share")
@@ -199,6 +200,7 @@ def _measure(
     connection = engine.connect()
     new = engine.new_scratch("new_page_views") / "new_page_views.parquet"
     with databases.analytics.transaction() as transaction:
+        require_marts(transaction)
         connection.from_arrow(new_page_views(transaction, day)).write_parquet(str(new))
     recommended = nw.from_native(connection.read_parquet(str(file), hive_partitioning=False))
     measures = [hits(recommended, nw.from_native(connection.read_parquet(str(new)))), spread(recommended)]
