@@ -39,7 +39,15 @@ def unpartitioned_asset(
             were made by an older one.
         options: those of :func:`dagster.asset`.
     """
-    common = {"owners": OWNERS, "retry_policy": RETRY, "freshness_policy": FRESHNESS, "code_version": code_version}
+    common = {
+        "owners": OWNERS,
+        "retry_policy": RETRY,
+        "freshness_policy": FRESHNESS,
+        "code_version": code_version,
+        # A run costs seconds of start-up whatever it does, so a range of days is one run. Dagster's command line wants
+        # it of every asset of a range, those without days included.
+        "backfill_policy": dg.BackfillPolicy.single_run(),
+    }
     decorator: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(**{**common, **options})
     return decorator
 
@@ -50,9 +58,7 @@ def daily_asset(
     **options: Any,  # noqa: ANN401 - dg.asset's
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """The same for an asset with a partition a day."""
-    # A run costs seconds of start-up whatever it does, so a range of days is one run.
-    daily = {"partitions_def": DAILY, "backfill_policy": dg.BackfillPolicy.single_run()}
-    return unpartitioned_asset(code_version=code_version, **{**daily, **options})
+    return unpartitioned_asset(code_version=code_version, **{"partitions_def": DAILY, **options})
 
 
 def partition_range(tags: Mapping[str, str]) -> tuple[str, str] | tuple[None, None]:

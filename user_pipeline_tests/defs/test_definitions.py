@@ -232,7 +232,7 @@ def test_all_assets_share_days_owners_and_retries_and_run_ranges_at_once(name: s
     # What was read has no day: an object may bring rows of any.
     partitions = None if node.group_name == "ingest" else DAILY
     assert node.partitions_def == partitions
-    assert node.backfill_policy == (dg.BackfillPolicy.single_run() if partitions else None)
+    assert node.backfill_policy == dg.BackfillPolicy.single_run()
     assert node.owners == ["team:data-platform"]
     assert node.code_version
     policy = defs.resolve_assets_def(key).op.retry_policy

@@ -104,12 +104,13 @@ class Checkout:
         return run, process
 
     def start_up(self) -> tuple[subprocess.Popen[bytes], int]:
-        """``user-pipeline up``, once its web server and its daemon are there, and its port."""
+        """``user-pipeline up``, once its web server and its daemon are there, and the port it answers on."""
         with socket.create_server(("127.0.0.1", 0)) as reserved:
             port = reserved.getsockname()[1]
         process = self.start(COMMAND, "up", "--port", str(port))
         kinds = (liveness.UP, liveness.DAEMON, liveness.WEB_SERVER)
-        wait_until(lambda: process.poll() or all(self.holding(kind) for kind in kinds))
+        # The web server holds its name from before it listens.
+        wait_until(lambda: process.poll() or (all(map(self.holding, kinds)) and listens(port)))
         assert process.poll() is None, (self.root / "log").read_text()[-2000:]
         return process, port
 
@@ -155,6 +156,11 @@ def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     settings.current.cache_clear()
     yield tmp_path
     settings.current.cache_clear()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def wait_until(happened: Callable[[], object]) -> None:
