@@ -36,7 +36,10 @@ DEPLOY = CHECKOUT / "deploy"
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "docker-compose.yaml").read_text())
 BUCKETS = ("web-logs", "lake", "dagster-logs")
 SERVICES = ("code", "webserver", "daemon")
-TABLES = ("raw_user_updates", "raw_page_views", "user_updates", "page_views", "users", "user_page_views")
+TABLES = (
+    "ingested_user_updates", "ingested_page_views", "raw_user_updates", "raw_page_views",
+    "user_updates", "page_views", "users", "user_page_views",
+)  # fmt: skip
 """What may be done for several days at once, in any order. (A day's recommendations are of all days before it.)"""
 PASSWORDS = {
     SUPERUSER: "superuser-secret",

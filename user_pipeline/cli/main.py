@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import ByteSize
 
-from user_pipeline import settings
-from user_pipeline.instance import liveness
+from user_pipeline import liveness, settings
 from user_pipeline.masking import mask, printable
 from user_pipeline.private_files import keep_private
 from user_pipeline.resources import embedded_postgres as postgres

@@ -21,6 +21,8 @@ from typing import Any
 from user_pipeline_tests import CHECKOUT
 
 ASSETS = (
+    "ingested_user_updates",
+    "ingested_page_views",
     "raw_user_updates",
     "raw_page_views",
     "user_updates",

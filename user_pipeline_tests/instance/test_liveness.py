@@ -17,8 +17,7 @@ import psycopg2
 import pytest
 import requests
 
-from user_pipeline import settings
-from user_pipeline.instance import liveness
+from user_pipeline import liveness, settings
 from user_pipeline.resources import embedded_postgres as postgres
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
 from user_pipeline_tests.servers import discard
@@ -172,9 +171,7 @@ def wait_until(happened: Callable[[], object]) -> None:
 
 def holder(name: str, then: str = "import time; time.sleep(1000)") -> subprocess.Popen[str]:
     """A process that holds a name, and says so."""
-    script = (
-        f"from user_pipeline.instance.liveness import hold; print(hold({name!r}, inherited=True), flush=True); {then}"
-    )
+    script = f"from user_pipeline.liveness import hold; print(hold({name!r}, inherited=True), flush=True); {then}"
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "True\n"
