@@ -5,8 +5,9 @@ from typing import Any
 
 from dagster import DagsterEventType, DagsterRun
 
+from user_pipeline import liveness
 from user_pipeline.dagster_internals import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
-from user_pipeline.instance import Instance, liveness
+from user_pipeline.instance import Instance
 
 _ENDS = (DagsterEventType.RUN_SUCCESS, DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED)
 
