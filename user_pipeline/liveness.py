@@ -124,6 +124,7 @@ def end(processes: Sequence[Living], patience: float) -> None:
         deadline = time.monotonic() + wait
         while any(lives(process.name) for process in processes) and time.monotonic() < deadline:
             time.sleep(0.1)
+    living()  # forgets those that have ended
 
 
 def _path(name: str) -> Path:
