@@ -1,11 +1,11 @@
 """The engine that runs transforms: DuckDB inside the process, within a memory limit, spilling to disk."""
 
-import shutil
 import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from user_pipeline.engines.scratch import Scratch
 from user_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class Engine:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._root: duckdb.DuckDBPyConnection | None = None
-        self._scratch: Path | None = None
+        self._scratch: Scratch | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -38,7 +38,7 @@ class Engine:
             self._root.close()
             self._root = None
         if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch.remove()
             self._scratch = None
 
     @property
@@ -48,11 +48,13 @@ class Engine:
 
     @property
     def scratch(self) -> Path:
-        """A directory of this engine alone, below ``USER_PIPELINE_SCRATCH_DIR``."""
+        """A directory of this engine alone, below ``USER_PIPELINE_SCRATCH_DIR``.
+
+        Making it removes those that processes which were killed left there.
+        """
         if self._scratch is None:
-            self._settings.scratch_dir.mkdir(parents=True, exist_ok=True)
-            self._scratch = Path(tempfile.mkdtemp(prefix="user-pipeline-", dir=self._settings.scratch_dir))
-        return self._scratch
+            self._scratch = Scratch.make(self._settings.scratch_dir)
+        return self._scratch.path
 
     def new_scratch(self, name: str) -> Path:
         """A new empty directory below :attr:`scratch`; whoever asks for it removes it when done."""
