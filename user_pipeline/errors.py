@@ -6,6 +6,7 @@ Dagster is imported where an error is handed to it: the libraries that raise the
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from user_pipeline.interrupts import raise_if_told
 from user_pipeline.masking import mask
 from user_pipeline.settings import SettingsError
 
@@ -26,14 +27,19 @@ def masked() -> Iterator[None]:
     """Inside it, no error names an e-mail address or a secret.
 
     S3 repeats the token of a request it refuses, the engine the value it cannot convert.
+
+    Raises:
+        KeyboardInterrupt: the process was told to stop meanwhile.
     """
     from dagster import Failure, RetryRequested
 
     try:
         yield
+        raise_if_told()
     except (Failure, RetryRequested):
         raise
     except Exception as error:
+        raise_if_told(error)
         if _is_clean(error):
             raise
         raise MaskedError(error) from None

@@ -1,5 +1,6 @@
 """What every asset of the log pipeline shares."""
 
+import sys
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
@@ -12,10 +13,28 @@ from user_pipeline.dagster_internals import (
     PARTITION_NAME_TAG,
 )
 from user_pipeline.defs.partitions import DAILY
+from user_pipeline.interrupts import raise_if_told
 
 OWNERS = ["team:data-platform"]
 
-RETRY = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+
+class StepRetryPolicy(dg.RetryPolicy):
+    """A retry policy that does not try again what was told to stop.
+
+    Dagster asks a policy how long to wait while it handles the error of a step, an interrupt like any other.
+    """
+
+    def calculate_delay(self, attempt_num: int) -> float:
+        """Seconds until the next attempt.
+
+        Raises:
+            KeyboardInterrupt: the run was told to stop.
+        """
+        raise_if_told(sys.exc_info()[1])
+        return super().calculate_delay(attempt_num)
+
+
+RETRY = StepRetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 """For what may pass by itself: a store or database that is restarting. Permanent errors end a step at once."""
 
 

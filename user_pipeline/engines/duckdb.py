@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
+from weakref import WeakSet
 
 from user_pipeline.engines.scratch import Scratch
 from user_pipeline.settings import Settings
@@ -23,6 +24,7 @@ class Engine:
         self._settings = settings
         self._root: duckdb.DuckDBPyConnection | None = None
         self._scratch: Scratch | None = None
+        self._connections: WeakSet[duckdb.DuckDBPyConnection] = WeakSet()
 
     def __enter__(self) -> Self:
         return self
@@ -34,12 +36,19 @@ class Engine:
 
     def close(self) -> None:
         """Close the connections and remove everything in the scratch directory."""
+        # Closing would wait for a query that an error left behind, to its end.
+        self.interrupt()
         if self._root is not None:
             self._root.close()
             self._root = None
         if self._scratch is not None:
             self._scratch.remove()
             self._scratch = None
+
+    def interrupt(self) -> None:
+        """End what runs on any of the connections; it raises an error there. Can be called from another thread."""
+        for connection in list(self._connections):
+            connection.interrupt()
 
     @property
     def memory_limit(self) -> int:
@@ -80,4 +89,6 @@ class Engine:
                 }
             )
             self._root.execute("set global TimeZone = 'UTC'")
-        return self._root.cursor()
+        connection = self._root.cursor()
+        self._connections.add(connection)
+        return connection
