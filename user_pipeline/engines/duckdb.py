@@ -1,6 +1,7 @@
 """The engine that runs transforms: DuckDB inside the process, within a memory limit, spilling to disk."""
 
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -47,8 +48,12 @@ class Engine:
 
     def interrupt(self) -> None:
         """End what runs on any of the connections; it raises an error there. Can be called from another thread."""
+        import duckdb
+
         for connection in list(self._connections):
-            connection.interrupt()
+            # One that was closed runs nothing.
+            with suppress(duckdb.ConnectionException):
+                connection.interrupt()
 
     @property
     def memory_limit(self) -> int:

@@ -74,4 +74,6 @@ def test_an_engine_sweeps_and_leaves_nothing(tmp_path: Path) -> None:
         assert not left.exists()
         assert oct(engine.scratch.stat().st_mode & 0o777) == oct(0o700)
         (folder / "file").touch()
+        with engine.connect() as closed:
+            closed.execute("select 1")
     assert list(tmp_path.iterdir()) == []
