@@ -117,7 +117,9 @@ def test_objects_are_read_once_again_when_they_change_and_kept_when_they_go(on_s
         return [row[1:4] for row in on_s3.table("analytics", "user_page_views")]
 
     def read(result: dg.ExecuteInProcessResult) -> Any:
-        [event] = [e for e in result.get_asset_materialization_events() if e.asset_key == dg.AssetKey("raw_page_views")]
+        [event] = [
+            e for e in result.get_asset_materialization_events() if e.asset_key == dg.AssetKey("ingested_page_views")
+        ]
         return event.materialization.metadata["objects_read"].value
 
     assert read(on_s3.materialize(DAYS[0], select=select, checks=False)) == 1
