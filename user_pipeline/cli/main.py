@@ -246,7 +246,7 @@ def psql(arguments: tuple[str, ...]) -> None:
     # In the environment, because the arguments of a process are public and the URL may hold a password.
     environment = {**os.environ, **_libpq_environment(postgres.database_url(setting))}
     program = _psql(setting, environment.get("PGSSLMODE", ""))
-    os.execve(program, [str(program), *arguments], environment)  # noqa: S606
+    os.execve(program, [str(program), *arguments], environment)  # noqa: S606 - without a shell, on purpose
 
 
 def _psql(setting: settings.Database, sslmode: str) -> Path:
@@ -365,7 +365,7 @@ def up(port: int) -> None:
     # Only this machine: the UI has no password.
     dagster = ["-m", "dagster", "dev", "-w", "workspace.yaml", "--host", "127.0.0.1", "--port", str(port)]
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, *dagster])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, *dagster])  # noqa: S606 - without a shell, on purpose
 
 
 def _require_checkout() -> None:

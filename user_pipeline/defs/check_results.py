@@ -34,10 +34,10 @@ def evaluate_days(
         for day in days:
             for result in results if same else evaluate([day]):
                 # Known since result_of made it.
-                assert result.asset_key is not None  # noqa: S101 - as above
-                assert result.check_name is not None  # noqa: S101 - as above
+                assert result.asset_key is not None  # noqa: S101 - for the type checker
+                assert result.check_name is not None  # noqa: S101 - for the type checker
                 context.op_execution_context.log_event(  # taken, though its annotation leaves evaluations out
-                    dg.AssetCheckEvaluation(  # type: ignore[arg-type]
+                    dg.AssetCheckEvaluation(  # type: ignore[arg-type] # see the line above
                         asset_key=result.asset_key,
                         check_name=result.check_name,
                         passed=result.passed,
