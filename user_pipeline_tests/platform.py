@@ -54,6 +54,7 @@ class Platform:
             with database.transaction() as transaction:
                 transaction.execute("drop schema if exists public cascade")
                 transaction.execute("create schema public")
+                transaction.execute("drop schema if exists pipeline cascade")
         try:
             yield cls(root, environment, resolved, databases)
         finally:

@@ -1,0 +1,267 @@
+"""The file registry: which files of the lake make up each partition.
+
+Each database has one, in its schema ``pipeline``, for the assets whose tables it has. What a partition is made of
+changes in the transaction that changes the table, so lake and table agree at every moment, and a crash leaves the old
+state or the new one. A file of the lake never changes: a partition that is written again gets new files.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from user_pipeline.errors import PermanentError
+from user_pipeline.lake.identity import FORMAT, FormatError, OtherLakeError, ensure_identity
+from user_pipeline.lake.log import has_logs, write_log
+
+if TYPE_CHECKING:
+    from user_pipeline.resources.postgres import Postgres, Transaction
+    from user_pipeline.resources.storage import ObjectStorage
+
+_TABLES = ("lake", "lake_commits", "lake_partitions", "lake_files")
+_SCHEMA = "pipeline"
+
+
+class MissingPartitionError(PermanentError):
+    """A partition that is to be read was never written."""
+
+    def __init__(self, asset: str, day: date) -> None:
+        super().__init__(
+            f"{asset} has no partition {day}. Materialize it first: "
+            f"dagster asset materialize -m user_pipeline.definitions --select {asset} --partition {day}"
+        )
+
+
+class LostRegistryError(PermanentError):
+    """A database knows nothing of a lake that it has written to."""
+
+
+@dataclass(frozen=True, slots=True)
+class LakeFile:
+    """A file of a partition.
+
+    Attributes:
+        path: where the lake has it.
+        rows: how many rows it has.
+        size: bytes.
+    """
+
+    path: str
+    rows: int
+    size: int
+
+
+class Registry:
+    """The file registry of one database.
+
+    Args:
+        name: ``staging`` or ``analytics``; names its logs.
+        database: has the registry's tables.
+        storage: has the lake.
+    """
+
+    def __init__(self, name: str, database: "Postgres", storage: "ObjectStorage") -> None:
+        self.name = name
+        self.database = database
+        self._storage = storage
+        self._is_open = False
+
+    def open(self) -> None:
+        """Make the tables if they are missing, and see that database and lake belong together.
+
+        Raises:
+            FormatError: one of them was written by another version of this package.
+            OtherLakeError: the database belongs to another lake.
+            LostRegistryError: the database is new, but has written to this lake before.
+        """
+        if self._is_open:
+            return
+        with self.database.transaction() as transaction:
+            create_registry(transaction)
+            self._join(transaction)
+        self._is_open = True
+
+    def _join(self, transaction: "Transaction") -> None:
+        variable = self.database.database.variable
+        known = transaction.fetch("select lake_id, format from pipeline.lake")
+        if known and known[0][1] != FORMAT:
+            raise FormatError(f"the database of {variable}", known[0][1])
+        if not known and has_logs(self._storage, self.name):
+            raise LostRegistryError(
+                f"the database of {variable} knows nothing of the lake {self._storage.lake_url('')}, which it has "
+                "written to: it is a new one. `user-pipeline recover` fills it again from the lake."
+            )
+        here = ensure_identity(self._storage)
+        if known and known[0][0] != here.lake_id:
+            raise OtherLakeError(
+                f"the database of {variable} belongs to another lake than USER_PIPELINE_LAKE_URL names, "
+                f"{self._storage.lake_url('')}. Set the lake it was filled from, or give this lake empty databases."
+            )
+        if not known:
+            transaction.execute(
+                "insert into pipeline.lake (lake_id, format) values ($1, $2) on conflict do nothing",
+                (here.lake_id, FORMAT),
+            )
+
+    def assets(self) -> list[str]:
+        """The assets that have partitions."""
+        self.open()
+        with self.database.transaction() as transaction:
+            found = transaction.fetch("select distinct asset from pipeline.lake_partitions order by asset")
+        return [asset for (asset,) in found]
+
+    def partitions(self, asset: str, days: Sequence[date] | None = None) -> dict[date, list[LakeFile]]:
+        """The files of each partition of an asset that was written.
+
+        Args:
+            asset: its name.
+            days: only these; None for all.
+        """
+        self.open()
+        with self.database.transaction() as transaction:
+            return partitions_in(transaction, asset, days)
+
+    def files(self, asset: str, days: Sequence[date]) -> dict[date, list[LakeFile]]:
+        """The files of some partitions of an asset.
+
+        Raises:
+            MissingPartitionError: one of them was never written.
+        """
+        found = self.partitions(asset, days)
+        for day in days:
+            if day not in found:
+                raise MissingPartitionError(asset, day)
+        return found
+
+    def versions(self, asset: str, days: Sequence[date] | None = None) -> dict[date, int]:
+        """The commit that each partition of an asset was last written by."""
+        self.open()
+        with self.database.transaction() as transaction:
+            return dict(
+                transaction.fetch(
+                    f"select day, version from pipeline.lake_partitions where asset = $1 and {_among(days)}", (asset,)
+                )
+            )
+
+    def commit(
+        self,
+        transaction: "Transaction",
+        asset: str,
+        partitions: Mapping[date, Sequence[LakeFile]],
+        run_id: str,
+        lines: Iterable[Mapping[str, Any]] = (),
+    ) -> int:
+        """Register the files of some partitions in the place of those they had, as the last step of a transaction.
+
+        Other commits to this database wait until the transaction ends; readers do not.
+
+        Args:
+            transaction: on this database; :meth:`open` was called before it began.
+            asset: whose partitions they are.
+            partitions: the files of each, which the lake has already.
+            run_id: who wrote them.
+            lines: what else the log is to say.
+
+        Returns:
+            the version of the commit.
+        """
+        version = begin_commit(transaction, asset, run_id)
+        register(transaction, asset, partitions, version)
+        told = (
+            {
+                "kind": "partition",
+                "asset": asset,
+                "day": day.isoformat(),
+                "files": [{"path": file.path, "rows": file.rows, "size": file.size} for file in there],
+            }
+            for day, there in partitions.items()
+        )
+        write_log(self._storage, self.name, version, {"asset": asset, "run_id": run_id}, [*told, *lines])
+        return version
+
+
+def create_registry(transaction: "Transaction") -> None:
+    """Make the tables of a registry unless they are there."""
+    script = files("user_pipeline.lake").joinpath("sql/create_registry.sql")
+    transaction.make_missing(_TABLES, lambda: transaction.execute(script.read_text(encoding="utf-8")), _SCHEMA)
+
+
+def begin_commit(transaction: "Transaction", asset: str, run_id: str) -> int:
+    """Take the next version of a registry; others that commit wait from now on."""
+    transaction.execute("lock table pipeline.lake_commits in share row exclusive mode")
+    [(version,)] = transaction.fetch(
+        "insert into pipeline.lake_commits (asset, run_id) values ($1, $2) returning version", (asset, run_id)
+    )
+    return int(version)
+
+
+def register(
+    transaction: "Transaction", asset: str, partitions: Mapping[date, Sequence[LakeFile]], version: int
+) -> None:
+    """Put the files of some partitions in the place of those they had; see :meth:`Registry.commit`."""
+    import pyarrow as pa
+
+    days = pa.table({"day": pa.array(partitions, pa.date32())})
+    columns = [(day, file.path, file.rows, file.size) for day, there in partitions.items() for file in there]
+    schema = pa.schema([("day", pa.date32()), ("path", pa.string()), ("rows", pa.int64()), ("size", pa.int64())])
+    new = pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in columns], schema)
+    transaction.load("committed_days", days.to_reader())
+    transaction.load("committed_files", new.to_reader())
+    transaction.execute(
+        """
+        update pipeline.lake_files f set superseded_at = clock_timestamp() from committed_days d
+        where f.asset = $1 and f.day = d.day and f.superseded_at is null
+          and not exists (select from committed_files n where n.day = f.day and n.path = f.path)
+        """,
+        (asset,),
+    )
+    transaction.execute(
+        """
+        insert into pipeline.lake_files (asset, day, path, rows, size, version)
+        select $1::text, day, path, rows, size, $2::bigint from committed_files
+        on conflict (asset, day, path) do update set superseded_at = null
+        """,
+        (asset, version),
+    )
+    transaction.execute(
+        """
+        insert into pipeline.lake_partitions (asset, day, version)
+        select $1::text, day, $2::bigint from committed_days
+        on conflict (asset, day) do update set version = excluded.version
+        """,
+        (asset, version),
+    )
+    transaction.execute("drop table committed_days, committed_files")
+
+
+def partitions_in(
+    transaction: "Transaction", asset: str, days: Sequence[date] | None = None
+) -> dict[date, list[LakeFile]]:
+    """The files of each partition of an asset that was written, as a transaction sees them; oldest day first.
+
+    Args:
+        transaction: on the database of the registry.
+        asset: its name.
+        days: only these; None for all.
+    """
+    found: dict[date, list[LakeFile]] = {}
+    for day, path, rows, size in transaction.fetch(
+        "select p.day, f.path, f.rows, f.size from pipeline.lake_partitions p left join pipeline.lake_files f "
+        "on f.asset = p.asset and f.day = p.day and f.superseded_at is null "
+        f"where p.asset = $1 and {_among(days, 'p.day')} order by p.day, f.path",
+        (asset,),
+    ):
+        there = found.setdefault(day, [])
+        if path is not None:
+            there.append(LakeFile(path, rows, size))
+    return found
+
+
+def _among(days: Sequence[date] | None, column: str = "day") -> str:
+    if days is None:
+        return "true"
+    if not days:
+        return "false"
+    named = ", ".join(f"'{day.isoformat()}'" for day in days)
+    return f"{column} in ({named})"
