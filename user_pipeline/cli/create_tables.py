@@ -6,7 +6,9 @@ import dagster as dg
 
 from user_pipeline.defs.cleaned import assets as cleaned
 from user_pipeline.defs.recommendations import assets as recommendations
+from user_pipeline.ingest.manifest import create_manifest
 from user_pipeline.ingest.rejects import create_rejects
+from user_pipeline.lake.registry import create_registry
 from user_pipeline.warehouse.replace import Table, create_marts, ensure_table, stage
 
 if TYPE_CHECKING:
@@ -26,8 +28,11 @@ def create_tables(databases: "Databases") -> dict[str, list[str]]:
         DatabaseError, DatabaseUnavailableError, StatementError: a database refuses, or does not answer.
     """
     with databases.staging.transaction() as transaction:
+        create_registry(transaction)
+        create_manifest(transaction)
         create_rejects(transaction)
     with databases.analytics.transaction() as transaction:
+        create_registry(transaction)
         create_marts(transaction)
         # The pipeline makes it after the first rows, which is quicker; it takes the table's owner.
         transaction.execute(_KEY)

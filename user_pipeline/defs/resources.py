@@ -13,6 +13,7 @@ from user_pipeline.io_managers.exports import CsvIOManager
 from user_pipeline.io_managers.files import FilesIOManager
 from user_pipeline.io_managers.lake import LakeIOManager
 from user_pipeline.io_managers.postgres import PostgresIOManager
+from user_pipeline.io_managers.raw import RawIOManager
 from user_pipeline.io_managers.snapshots import SnapshotIOManager
 from user_pipeline.resources.postgres import Databases
 from user_pipeline.resources.storage import ObjectStorage
@@ -73,6 +74,7 @@ RESOURCES: Mapping[str, Any] = {
     "storage": _STORAGE,
     "databases": _DATABASES,
     "lake_io_manager": LakeIOManager(storage=_STORAGE, engine=_ENGINE),
+    "raw_io_manager": RawIOManager(storage=_STORAGE, engine=_ENGINE, databases=_DATABASES),
     "csv_io_manager": CsvIOManager(storage=_STORAGE, engine=_ENGINE),
     "files_io_manager": FilesIOManager(storage=_STORAGE, engine=_ENGINE),
     "staging_io_manager": TableIOManager(databases=_DATABASES, engine=_ENGINE, database="staging"),

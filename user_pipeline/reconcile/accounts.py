@@ -6,7 +6,8 @@ from datetime import date, timedelta
 
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.ingest.feeds import Feed
-from user_pipeline.lake.files import fetch_partitions
+from user_pipeline.lake.registry import Registry
+from user_pipeline.lake.transfer import fetch_all
 from user_pipeline.resources.postgres import Postgres, quote
 from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.transforms.cleaned import PRODUCTION
@@ -44,20 +45,23 @@ def account_days(
     Raises:
         MissingPartitionError: a day is not materialized.
     """
-    files = fetch_partitions(storage, engine, f"raw_{feed.name}", [day.isoformat() for day in days])
+    registry = Registry("staging", staging, storage)
+    asset = f"raw_{feed.name}"
+    found = registry.files(asset, days)
     columns = ", ".join(feed.columns)
     raw = {}
     with engine.connect() as connection:
-        for day, file in zip(days, files, strict=True):
+        for day in days:
+            files = fetch_all(storage, found[day], engine.new_scratch(asset))
             [raw[day]] = connection.execute(
                 f"""
                 select sum(n), sum(n - 1) filter (production), sum(n) filter (not production)
                 from (
                   select {columns}, count(*) as n, environment = '{PRODUCTION}' as production
-                  from read_parquet($file) group by all
+                  from read_parquet($files, hive_partitioning = false) group by all
                 )
                 """,
-                {"file": str(file)},
+                {"files": [str(file) for file in files]},
             ).fetchall()
     with staging.transaction() as transaction:
         cleaned = dict(

@@ -1,12 +1,15 @@
 """What is kept by the day: raw partitions, cleaned tables and each day's contributions."""
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 
+from user_pipeline.ingest.batch import row_hash
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
-from user_pipeline.ingest.manifest import Catalog, fragment_path
-from user_pipeline.lake.files import export_path, partition_path
+from user_pipeline.ingest.manifest import Manifest
+from user_pipeline.lake.files import export_path
+from user_pipeline.lake.registry import LakeFile, Registry
 from user_pipeline.reconcile.comparing import (
     LOST,
     NOT_MATERIALIZED,
@@ -68,17 +71,17 @@ class Days:
         in_mart = set(_counts(analytics, mart, "updated_at" if mart == "users" else "last_viewed"))
         if mart == "user_page_views":
             in_mart |= self._stored_days(export_path(mart, ""))
-        materialized = self._stored_days(partition_path(raw.table, ""))
+        registry = Registry("staging", staging, self._work.storage)
+        manifest = Manifest(feed, registry)
+        made_of, versions = registry.partitions(raw.table), registry.versions(raw.table)
+        materialized = set(made_of)
         self._work.empty(f"kept.{daily.table}", _DAILY[mart])
 
         def wanted(days: Iterable[date]) -> list[date]:
             return sorted(day for day in days if (first or day) <= day <= (last or day))
 
-        catalog = Catalog.load(self._work.storage.lake, feed)
-        days = wanted(materialized)
-        batches = catalog.batches(days)
-        for day in days:
-            self._raw(feed, raw, catalog, day, batches[day])
+        for day in wanted(materialized):
+            self._raw(manifest, raw, day, made_of[day], versions[day])
             self._work.connection.execute(
                 f"create or replace temp table expected as select distinct {', '.join(feed.columns)} "
                 "from delivered where environment = 'production'"
@@ -95,83 +98,87 @@ class Days:
             comparison.differences += [
                 Difference(NOT_MATERIALIZED, day, present[day]) for day in wanted(set(present) - materialized)
             ]
-        raw.absent = wanted(self._delivered_days(catalog) - materialized)
+        raw.absent = wanted(set(manifest.changes()) - materialized)
         return [raw, cleaned, daily]
 
     def _raw(
-        self, feed: Feed, comparison: Comparison, catalog: Catalog, day: date, batches: Mapping[str, Sequence[str]]
+        self, manifest: Manifest, comparison: Comparison, day: date, files: Sequence[LakeFile], version: int
     ) -> None:
-        """Compare a raw partition with the fragments, and leave what the day is to be made of in ``delivered``."""
-        shape = _RAW[feed.name]
+        """Compare a raw day with what was delivered, and leave what the day is to be made of in ``delivered``.
+
+        Args:
+            manifest: says which rows of which part files count.
+            comparison: of the raw asset.
+            day: the day.
+            files: what the raw day is made of.
+            version: the commit that says so.
+        """
+        shape = _RAW[manifest.feed.name]
         columns = ", ".join(shape.columns)
+        delivered, changed = self._delivered(manifest, day)
         self._work.empty("delivered", shape)
-        for batch, keys in batches.items():
-            with self._work.file(fragment_path(feed, day, batch)) as file:
+        by_path: dict[str, list[str]] = defaultdict(list)
+        for path, key, *_ in delivered:
+            by_path[path].append(key)
+        for path, keys in by_path.items():
+            with self._work.file(path) as file:
                 self._work.connection.execute(
                     f"insert into delivered select {columns} from read_parquet($file, hive_partitioning = false) "
                     "semi join (select unnest($keys::varchar[]) as source_object) using (source_object)",
                     {"file": str(file), "keys": keys},
                 )
-        comparison.differences += self._lost(catalog, day)
-        with self._work.file(partition_path(f"raw_{feed.name}", day.isoformat())) as file:
-            self._work.empty("actual", shape)
-            self._work.connection.execute(
-                f"insert into actual select {columns} from read_parquet($file, hive_partitioning = false)",
-                {"file": str(file)},
-            )
+        comparison.differences += self._lost(manifest, day, delivered)
+        self._work.empty("actual", shape)
+        for stored in files:
+            with self._work.file(stored.path) as file:
+                self._work.connection.execute(
+                    f"insert into actual select {columns} from read_parquet($file, hive_partitioning = false)",
+                    {"file": str(file)},
+                )
         comparison.days += 1
         found = self._work.compare(shape, "delivered", day, comparison)
-        if found and (objects := self._read_since(feed, day)):
+        if found and changed > version:
+            objects = self._differing()
             found = [Difference(STALE, day, sum(difference.rows for difference in found), some(objects))]
             # What is made from the day is right if it fits what the day holds.
             self._work.connection.execute("create or replace temp table delivered as from actual")
         comparison.differences += found
 
-    def _delivered_days(self, catalog: Catalog) -> set[date]:
-        known = catalog.table  # noqa: F841 - DuckDB finds it by name
-        days = "select distinct d.day from (select unnest(days) as d from known)"
-        return {day for (day,) in self._work.connection.execute(days).fetchall()}
+    def _delivered(self, manifest: Manifest, day: date) -> tuple[list[tuple[str, str, int, str]], int]:
+        """What the manifest says of a day: part file, key, rows and digest of each object; and when it changed last."""
+        entries = [(entry.key, entry.days[day]) for entry in manifest.entries(day)]
+        delivered = [(brought.file.path, key, brought.rows, brought.digest) for key, brought in entries]
+        return delivered, manifest.changes(days=[day]).get(day, 0)
 
-    def _lost(self, catalog: Catalog, day: date) -> Iterator[Difference]:
-        """Objects whose rows of a day are not as many as the catalog says."""
-        known = catalog.table  # noqa: F841 - DuckDB finds it by name
-        rows = self._work.connection.execute(
-            """
-            select key, d.rows, coalesce(f.rows, 0) as found from (select key, unnest(days) as d from known)
-            left join (select source_object as key, count(*) as rows from delivered group by all) f using (key)
-            where d.day = $day and d.rows <> found order by key
-            """,
-            {"day": day},
-        ).fetchall()
-        if rows:
-            lost = sum(abs(expected - found) for _, expected, found in rows)
-            yield Difference(LOST, day, lost, some([f"{key}: {found} of {n} rows" for key, n, found in rows]))
+    def _lost(
+        self, manifest: Manifest, day: date, delivered: Sequence[tuple[str, str, int, str]]
+    ) -> Iterator[Difference]:
+        """Objects whose rows of a day are not as many as the manifest says, or not those."""
+        import duckdb
 
-    def _read_since(self, feed: Feed, day: date) -> list[str]:
-        """The objects that differ between ``actual`` and ``delivered``, if ``actual`` is but an earlier state.
+        found = {
+            key: (rows, f"{duckdb.__version__}:{digest}")
+            for key, rows, digest in self._work.connection.execute(
+                f"select source_object, count(*), printf('%016x', bit_xor({row_hash(manifest.feed)})) "
+                "from delivered group by all"
+            ).fetchall()
+        }
+        lost, examples = 0, []
+        for _, key, rows, digest in delivered:
+            rows_found, digest_found = found.get(key, (0, ""))
+            if rows_found != rows:
+                lost += abs(rows - rows_found)
+                examples.append(f"{key}: {rows_found} of {rows} rows")
+            elif digest_found != digest and _engine_of(digest) == duckdb.__version__:
+                lost += rows
+                examples.append(f"{key}: other rows")
+        if lost:
+            yield Difference(LOST, day, lost, some(examples))
 
-        It is one if all it has of each of these objects is what one pass of the reader found in it. Nothing removes
-        the fragments of earlier passes, so an earlier state can be told from a damaged one, for which there are none.
-        """
+    def _differing(self) -> list[str]:
+        """The objects that ``actual`` and ``delivered`` differ in."""
         differing = "select distinct source_object from differences order by 1"
-        objects = [name for (name,) in self._work.connection.execute(differing).fetchall()]
-        folder = fragment_path(feed, day, "").rpartition("/")[0]
-        paths = [item["path"] for page in self._work.storage.lake.list(folder) for item in page]
-        columns = ", ".join(_RAW[feed.name].columns)
-        # Order does not matter, multiplicity does.
-        digest = f"select source_object, count(*) as n, sum(hash({columns})::hugeint) as digest"
-        self._work.connection.execute(
-            f"create or replace temp table unexplained as {digest} from actual "
-            "semi join differences using (source_object) group by all"
-        )
-        for path in paths:
-            with self._work.file(path) as file:
-                self._work.connection.execute(
-                    f"delete from unexplained u using ({digest} from read_parquet($file, hive_partitioning = false) "
-                    "group by all) f where (u.source_object, u.n, u.digest) = (f.source_object, f.n, f.digest)",
-                    {"file": str(file)},
-                )
-        return [] if self._work.number("unexplained") else objects
+        return [name for (name,) in self._work.connection.execute(differing).fetchall()]
 
     def _day(
         self,
@@ -202,6 +209,11 @@ class Days:
             if re.fullmatch(r"\d{4}-\d{2}-\d{2}", day):
                 found.add(date.fromisoformat(day))
         return found
+
+
+def _engine_of(digest: str) -> str:
+    """The version of the engine that made a digest: another one may have other hashes."""
+    return digest.partition(":")[0]
 
 
 def _counts(database: Postgres, table: str, day: str) -> dict[date, int]:

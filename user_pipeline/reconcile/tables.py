@@ -1,14 +1,14 @@
 """What is kept over all days, made from what :mod:`user_pipeline.reconcile.days` has worked out of each."""
 
-from collections import defaultdict
 from datetime import date
 
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES
-from user_pipeline.ingest.manifest import Catalog, rejects_path
+from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.io_managers.snapshots import served_in
 from user_pipeline.lake.files import partition_path
 from user_pipeline.recommendations.snapshot import Choices, History, Window, in_codes, number, write_recommendations
 from user_pipeline.reconcile.comparing import NO_SNAPSHOT, Comparison, Difference, LakeError, Recompute, Shape, exists
+from user_pipeline.reconcile.full_refresh import rejects_files
 from user_pipeline.resources.postgres import literal
 
 _WHOLE = {
@@ -29,12 +29,8 @@ def rejected_lines(work: Recompute) -> Comparison:
     """The table of rejected lines against the rejects in the lake."""
     work.empty("kept.rejects", _REJECTS)
     for feed in (USER_UPDATES, PAGE_VIEWS):
-        by_batch: dict[str, list[str]] = defaultdict(list)
-        for entry in Catalog.load(work.storage.lake, feed).entries():
-            if entry.rejects:
-                by_batch[entry.batch].append(entry.key)
-        for batch, keys in by_batch.items():
-            with work.file(rejects_path(feed, batch)) as file:
+        for path, keys in rejects_files(Manifest.of(feed, work.storage, work.databases)).items():
+            with work.file(path) as file:
                 work.connection.execute(
                     "insert into kept.rejects select $feed, source_object, source_line, reason, line "
                     "from read_parquet($file, hive_partitioning = false) where list_contains($keys, source_object)",

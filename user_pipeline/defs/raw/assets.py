@@ -9,8 +9,10 @@ from user_pipeline.defs.ingest.data_versions import data_version, ingested_key, 
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.errors import never_retried
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
-from user_pipeline.ingest.manifest import Catalog
-from user_pipeline.ingest.part_files import Days
+from user_pipeline.ingest.manifest import Manifest
+from user_pipeline.ingest.part_files import RawDay, raw_day
+from user_pipeline.io_managers.partitioned import PARTITIONED, Partitioned
+from user_pipeline.resources.postgres import Databases
 from user_pipeline.resources.storage import ObjectStorage
 
 _WHERE_FROM = (
@@ -24,7 +26,8 @@ _WHERE_FROM = (
     group_name="raw",
     kinds={"s3", "csv", "parquet"},
     tags=PERSONAL,
-    io_manager_key="lake_io_manager",
+    io_manager_key="raw_io_manager",
+    dagster_type=PARTITIONED,
     deps=[source_key(USER_UPDATES), ingested_key(USER_UPDATES)],
     metadata=column_schema(
         ("updated_at", "timestamp", "When the user was updated, UTC; its date is the partition."),
@@ -39,16 +42,18 @@ def raw_user_updates(
     context: dg.AssetExecutionContext,
     storage: dg.ResourceParam[ObjectStorage],
     engine: dg.ResourceParam[Engine],
-) -> Days:
+    databases: dg.ResourceParam[Databases],
+) -> Partitioned[RawDay]:
     """Every well-formed user update of the day as delivered, duplicates and all environments included."""
-    return _raw(context, USER_UPDATES, storage, engine)
+    return _raw(context, USER_UPDATES, storage, engine, databases)
 
 
 @daily_asset(
     code_version="1",
     group_name="raw",
     kinds={"s3", "json", "parquet"},
-    io_manager_key="lake_io_manager",
+    io_manager_key="raw_io_manager",
+    dagster_type=PARTITIONED,
     deps=[source_key(PAGE_VIEWS), ingested_key(PAGE_VIEWS)],
     metadata=column_schema(
         ("ts", "timestamp", "When the page was viewed, UTC; its date is the partition."),
@@ -62,16 +67,20 @@ def raw_page_views(
     context: dg.AssetExecutionContext,
     storage: dg.ResourceParam[ObjectStorage],
     engine: dg.ResourceParam[Engine],
-) -> Days:
+    databases: dg.ResourceParam[Databases],
+) -> Partitioned[RawDay]:
     """Every well-formed page view of the day as delivered, duplicates and all environments included."""
-    return _raw(context, PAGE_VIEWS, storage, engine)
+    return _raw(context, PAGE_VIEWS, storage, engine, databases)
 
 
-def _raw(context: dg.AssetExecutionContext, feed: Feed, storage: ObjectStorage, engine: Engine) -> Days:
-    """Gather the run's days from the objects that were read so far."""
+def _raw(
+    context: dg.AssetExecutionContext, feed: Feed, storage: ObjectStorage, engine: Engine, databases: Databases
+) -> Partitioned[RawDay]:
+    """What the run's days are made of, from the objects that were read so far."""
     days = [date.fromisoformat(key) for key in context.partition_keys]
     with never_retried():
-        catalog = Catalog.load(storage.lake, feed)
-        version = data_version(catalog, catalog.changes(days=days).values())
+        manifest = Manifest.of(feed, storage, databases)
+        parts = manifest.parts(days)
+        version = data_version(manifest.lake_id, [there.changed for there in parts.values()])
         context.set_data_version(raw_key(feed), dg.DataVersion(version))
-        return Days(feed, catalog, storage, engine, days)
+        return Partitioned({day.isoformat(): raw_day(manifest, storage, engine, day, parts[day]) for day in days})
