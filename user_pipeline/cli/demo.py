@@ -19,7 +19,8 @@ from rich.table import Table
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.ingest.feeds import FEEDS, REASONS
 from user_pipeline.ingest.manifest import Catalog
-from user_pipeline.lake.files import export_path
+from user_pipeline.lake.lake import Lake
+from user_pipeline.lake.transfer import export_path
 from user_pipeline.reconcile.accounts import account_days
 from user_pipeline.resources.postgres import Databases, Postgres
 from user_pipeline.resources.storage import ObjectStorage
@@ -42,7 +43,7 @@ def run_demo(settings: Settings, days: int) -> None:
     try:
         with Engine(settings) as engine:
             _show_objects(console, ObjectStorage(settings))
-            _show_days(console, ObjectStorage(settings), engine, databases.staging, wanted)
+            _show_days(console, Lake(ObjectStorage(settings), databases), engine, wanted)
         _show_report(console, ObjectStorage(settings), wanted[-1])
         _show_rows(console, databases.analytics, "select * from user_page_views order by user_id, url limit 5")
         _show_rows(console, databases.analytics, "select * from page_recommendations limit 3")
@@ -130,14 +131,12 @@ def _show_objects(console: Console, storage: ObjectStorage) -> None:
     console.print(table)
 
 
-def _show_days(
-    console: Console, storage: ObjectStorage, engine: Engine, staging: Postgres, days: Sequence[date]
-) -> None:
+def _show_days(console: Console, lake: Lake, engine: Engine, days: Sequence[date]) -> None:
     table = Table(title="Rows of each day: raw = cleaned + duplicates + other environments", title_justify="left")
     for name in ("feed", "day", "raw", "cleaned", "duplicates", "other environments"):
         table.add_column(name, justify="left" if name in ("feed", "day") else "right")
     for feed in FEEDS:
-        for account in account_days(feed, storage, engine, staging, days):
+        for account in account_days(feed, lake, engine, days):
             numbers = (account.raw, account.cleaned, account.duplicates, account.other_environments)
             table.add_row(feed.name, str(account.day), *(f"{number:,}" for number in numbers))
         table.add_section()

@@ -9,7 +9,7 @@ import narwhals as nw
 
 from user_pipeline.ingest.feeds import Feed
 from user_pipeline.ingest.manifest import Catalog, fragment_path
-from user_pipeline.lake.files import fetch
+from user_pipeline.lake.transfer import fetch
 from user_pipeline.transforms import Frame
 
 if TYPE_CHECKING:

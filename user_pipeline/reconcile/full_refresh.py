@@ -1,14 +1,14 @@
-"""Make anew what materializing a day changes by the difference: from what is kept, not from the source."""
+"""Full refresh: tables of Postgres made from what the lake holds of them, not from the source."""
 
 from collections import defaultdict
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from user_pipeline.ingest.feeds import FEEDS, Feed
 from user_pipeline.ingest.manifest import Catalog, rejects_path
 from user_pipeline.ingest.rejects import replace_rejects
-from user_pipeline.lake.files import fetch
-from user_pipeline.warehouse.replace import MAINTAINED, create_marts
+from user_pipeline.lake.transfer import fetch
+from user_pipeline.warehouse.incremental import refresh
+from user_pipeline.warehouse.tables import INCREMENTAL, create_marts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from user_pipeline.engines.duckdb import Engine
+    from user_pipeline.lake.lake import Lake
     from user_pipeline.resources.postgres import Postgres
     from user_pipeline.resources.storage import ObjectStorage
 
 
-def rebuild_rejected_lines(storage: "ObjectStorage", engine: "Engine", staging: "Postgres") -> int:
+def refresh_rejected_lines(storage: "ObjectStorage", engine: "Engine", staging: "Postgres") -> int:
     """Put the rejects in the lake in the place of all rows of ``rejected_lines``, feed by feed.
 
     Returns:
@@ -55,22 +56,13 @@ def _rejects(feed: Feed, storage: "ObjectStorage", engine: "Engine") -> "pa.Reco
     return pa.RecordBatchReader.from_batches(schema, batches())
 
 
-def rebuild_marts(analytics: "Postgres") -> dict[str, int]:
-    """Bring ``users`` and ``user_page_views`` in line with the contributions of their days, in one transaction.
+def refresh_marts(lake: "Lake", engine: "Engine") -> dict[str, int]:
+    """Bring ``users`` and ``user_page_views`` in line with their daily aggregates, in one transaction.
 
     Returns:
         by table, how many rows were not.
     """
-    sql = files("user_pipeline.warehouse").joinpath("sql")
-    changed = dict.fromkeys(MAINTAINED, 0)
-    with analytics.transaction() as transaction:
+    lake.analytics.open()
+    with lake.analytics.database.transaction() as transaction:
         create_marts(transaction)
-        for script in sorted(sql.joinpath("rebuild").iterdir(), key=lambda script: script.name):
-            statement = script.read_text(encoding="utf-8")
-            if table := script.name.removesuffix(".sql").partition("_of_")[2]:
-                counted = f"with changed as ({statement} returning 1) select count(*) from changed"
-                [(rows,)] = transaction.fetch(counted)
-                changed[table] += rows
-            else:
-                transaction.execute(statement)
-    return changed
+        return {table: refresh(transaction, engine, lake.storage, table) for table in INCREMENTAL}

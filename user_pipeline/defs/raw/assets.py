@@ -4,13 +4,14 @@ from datetime import date
 
 import dagster as dg
 
-from user_pipeline.defs.common import PERSONAL, column_schema, daily_asset
+from user_pipeline.defs.common import PERSONAL, column_schema, daily_asset, file_of
 from user_pipeline.defs.ingest.data_versions import data_version, ingested_key, raw_key, source_key
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.errors import never_retried
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
 from user_pipeline.ingest.manifest import Catalog
 from user_pipeline.ingest.part_files import Days
+from user_pipeline.io_managers.partitioned import PARTITIONED, File, Partitioned
 from user_pipeline.resources.storage import ObjectStorage
 
 _WHERE_FROM = (
@@ -24,9 +25,11 @@ _WHERE_FROM = (
     group_name="raw",
     kinds={"s3", "csv", "parquet"},
     tags=PERSONAL,
-    io_manager_key="lake_io_manager",
+    io_manager_key="raw_io_manager",
+    dagster_type=PARTITIONED,
     deps=[source_key(USER_UPDATES), ingested_key(USER_UPDATES)],
-    metadata=column_schema(
+    metadata={"partition_expr": "updated_at"}
+    | column_schema(
         ("updated_at", "timestamp", "When the user was updated, UTC; its date is the partition."),
         ("user_id", "bigint", "The user."),
         ("email", "string", "E-mail address after the update."),
@@ -39,7 +42,7 @@ def raw_user_updates(
     context: dg.AssetExecutionContext,
     storage: dg.ResourceParam[ObjectStorage],
     engine: dg.ResourceParam[Engine],
-) -> Days:
+) -> Partitioned[File]:
     """Every well-formed user update of the day as delivered, duplicates and all environments included."""
     return _raw(context, USER_UPDATES, storage, engine)
 
@@ -48,9 +51,11 @@ def raw_user_updates(
     code_version="1",
     group_name="raw",
     kinds={"s3", "json", "parquet"},
-    io_manager_key="lake_io_manager",
+    io_manager_key="raw_io_manager",
+    dagster_type=PARTITIONED,
     deps=[source_key(PAGE_VIEWS), ingested_key(PAGE_VIEWS)],
-    metadata=column_schema(
+    metadata={"partition_expr": "ts"}
+    | column_schema(
         ("ts", "timestamp", "When the page was viewed, UTC; its date is the partition."),
         ("url", "string", "The page."),
         ("environment", "string", "Where the application ran: production, staging, …"),
@@ -62,16 +67,17 @@ def raw_page_views(
     context: dg.AssetExecutionContext,
     storage: dg.ResourceParam[ObjectStorage],
     engine: dg.ResourceParam[Engine],
-) -> Days:
+) -> Partitioned[File]:
     """Every well-formed page view of the day as delivered, duplicates and all environments included."""
     return _raw(context, PAGE_VIEWS, storage, engine)
 
 
-def _raw(context: dg.AssetExecutionContext, feed: Feed, storage: ObjectStorage, engine: Engine) -> Days:
+def _raw(context: dg.AssetExecutionContext, feed: Feed, storage: ObjectStorage, engine: Engine) -> Partitioned[File]:
     """Gather the run's days from the objects that were read so far."""
     days = [date.fromisoformat(key) for key in context.partition_keys]
     with never_retried():
         catalog = Catalog.load(storage.lake, feed)
         version = data_version(catalog, catalog.changes(days=days).values())
         context.set_data_version(raw_key(feed), dg.DataVersion(version))
-        return Days(feed, catalog, storage, engine, days)
+        rows = Days(feed, catalog, storage, engine, days)
+        return Partitioned({day: file_of(engine, rows[day], day) for day in rows})

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import date
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -12,12 +11,8 @@ from user_pipeline.engines.duckdb import Engine
 from user_pipeline.errors import never_retried
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
 from user_pipeline.ingest.manifest import Catalog
-from user_pipeline.lake.files import fetch_partitions
+from user_pipeline.lake.lake import Lake
 from user_pipeline.masking import mask_key
-from user_pipeline.resources.storage import ObjectStorage
-
-if TYPE_CHECKING:
-    import duckdb
 
 
 def raw_checks(feed: Feed) -> dg.AssetChecksDefinition:
@@ -38,15 +33,15 @@ def raw_checks(feed: Feed) -> dg.AssetChecksDefinition:
     )
     def checks(
         context: dg.AssetCheckExecutionContext,
-        storage: dg.ResourceParam[ObjectStorage],
+        lake: dg.ResourceParam[Lake],
         engine: dg.ResourceParam[Engine],
     ) -> Iterator[dg.AssetCheckResult]:
         with never_retried():
-            catalog = Catalog.load(storage.lake, feed)
+            catalog = Catalog.load(lake.storage.lake, feed)
             yield from evaluate_days(
                 context,
                 lambda days: [
-                    partition_complete(catalog, storage, engine, days),
+                    partition_complete(catalog, lake, engine, days),
                     reject_share(catalog, days, settings.current().max_reject_share),
                 ],
             )
@@ -54,17 +49,12 @@ def raw_checks(feed: Feed) -> dg.AssetChecksDefinition:
     return checks
 
 
-def partition_complete(
-    catalog: Catalog, storage: ObjectStorage, engine: Engine, days: Sequence[date]
-) -> dg.AssetCheckResult:
+def partition_complete(catalog: Catalog, lake: Lake, engine: Engine, days: Sequence[date]) -> dg.AssetCheckResult:
     """Each stored day has as many rows as the catalog says all objects brought for it."""
     asset = f"raw_{catalog.feed.name}"
     expected = catalog.rows(days)
-    stored = {}
-    with engine.connect() as connection:
-        for day in days:
-            [file] = fetch_partitions(storage, engine, asset, [day.isoformat()])
-            stored[day] = _count(connection.read_parquet(str(file)))
+    files = lake.fetch(engine, lake.staging, asset, days)
+    stored = {day: engine.count(files[day]) for day in days}
     wrong = [day for day in days if stored[day] != expected[day]]
     return result_of(
         "partition_complete",
@@ -86,10 +76,6 @@ def reject_share(catalog: Catalog, days: Sequence[date], limit: float) -> dg.Ass
         limit=limit,
         greatest_share=max((entry.rejects / entry.lines for entry in entries), default=0.0),
     )
-
-
-def _count(relation: "duckdb.DuckDBPyRelation") -> int:
-    return int(relation.aggregate("count(*)").fetchall()[0][0])
 
 
 raw_user_updates_checks = raw_checks(USER_UPDATES)
