@@ -50,13 +50,13 @@ class SnapshotIOManager(LakeFileIOManager):
                 registry.commit(transaction, asset, {day: [file] for day, file in stored.items()}, context.run_id)
                 self._show(context, transaction, asset, local)
             for day, file in local.items():
-                url = self.lake.storage.lake_url(stored[day].path)
-                shown = file_metadata(file.path, stored[day].rows, url, parquet_head(file.path, columns))
-                is_shown = in_table and day == last
-                self.add_metadata(
-                    context, day.isoformat(), {"computed": True, **shown, "in_table": is_shown, **file.metadata}
-                )
                 context.log.info("%s: wrote %d rows", stored[day].path, stored[day].rows)
+                # The newest day may be none of the run's.
+                if day.isoformat() in context.asset_partition_keys:
+                    url = self.lake.storage.lake_url(stored[day].path)
+                    shown = file_metadata(file.path, stored[day].rows, url, parquet_head(file.path, columns))
+                    told = {"computed": True, **shown, "in_table": in_table and day == last, **file.metadata}
+                    self.add_metadata(context, day.isoformat(), told)
         for partition in set(context.asset_partition_keys) - set(obj):
             self.add_metadata(context, partition, {"computed": False})
         for file in local.values():
