@@ -15,6 +15,7 @@ from obstore.store import LocalStore
 from user_pipeline import settings
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.ingest.feeds import FEEDS
+from user_pipeline.lake.lake import Lake
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
 from user_pipeline.resources.postgres import Databases, Postgres
 from user_pipeline.resources.storage import ObjectStorage
@@ -135,6 +136,15 @@ class Platform:
         """All rows of a table, sorted; no rows if it does not exist."""
         [(exists,)] = self.rows(database, f"select to_regclass('public.{name}') is not null")
         return sorted(self.rows(database, f"select * from public.{name}"), key=repr) if exists else []
+
+    @property
+    def lake(self) -> Lake:
+        return Lake(self.storage, self.databases)
+
+    def lake_file(self, asset: str, day: str) -> Path:
+        """The one file that a partition is made of now."""
+        [url] = self.lake.urls(asset, date.fromisoformat(day), date.fromisoformat(day))
+        return Path(url)
 
     def lake_files(self, folder: str = "") -> list[str]:
         root = self.root / "lake"

@@ -18,7 +18,8 @@ from rich.table import Table
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.ingest.feeds import FEEDS, REASONS
 from user_pipeline.ingest.manifest import Manifest
-from user_pipeline.lake.files import export_path
+from user_pipeline.lake.lake import Lake
+from user_pipeline.lake.transfer import export_path
 from user_pipeline.reconcile.accounts import account_days
 from user_pipeline.resources.postgres import Databases, Postgres
 from user_pipeline.resources.storage import ObjectStorage
@@ -40,8 +41,8 @@ def run_demo(settings: Settings, days: int) -> None:
     databases = Databases(settings)
     try:
         with Engine(settings) as engine:
-            _show_objects(console, ObjectStorage(settings), databases)
-            _show_days(console, ObjectStorage(settings), engine, databases.staging, wanted)
+            _show_objects(console, Lake(ObjectStorage(settings), databases))
+            _show_days(console, Lake(ObjectStorage(settings), databases), engine, wanted)
         _show_report(console, ObjectStorage(settings), wanted[-1])
         _show_rows(console, databases.analytics, "select * from user_page_views order by user_id, url limit 5")
         _show_rows(console, databases.analytics, "select * from page_recommendations limit 3")
@@ -110,12 +111,12 @@ def _follow(log: Path, position: int, progress: Progress, task: TaskID) -> int:
     return position
 
 
-def _show_objects(console: Console, storage: ObjectStorage, databases: Databases) -> None:
+def _show_objects(console: Console, lake: Lake) -> None:
     table = Table(title="Lines of all objects: lines = rows + rejected + blank + header", title_justify="left")
     for name in ("feed", "objects", "lines", "rows", "rejected", "blank", "header", "why rejected"):
         table.add_column(name, justify="left" if name in ("feed", "why rejected") else "right")
     for feed in FEEDS:
-        manifest = Manifest.of(feed, storage, databases)
+        manifest = Manifest(feed, lake.staging)
         account, reasons = manifest.account(), manifest.reasons()
         numbers = [account[name] for name in ("objects", "lines", "rows", "rejected", "blank", "header")]
         why = ", ".join(f"{reasons[reason]} {reason}" for reason in REASONS if reason in reasons)
@@ -124,14 +125,12 @@ def _show_objects(console: Console, storage: ObjectStorage, databases: Databases
     console.print(table)
 
 
-def _show_days(
-    console: Console, storage: ObjectStorage, engine: Engine, staging: Postgres, days: Sequence[date]
-) -> None:
+def _show_days(console: Console, lake: Lake, engine: Engine, days: Sequence[date]) -> None:
     table = Table(title="Rows of each day: raw = cleaned + duplicates + other environments", title_justify="left")
     for name in ("feed", "day", "raw", "cleaned", "duplicates", "other environments"):
         table.add_column(name, justify="left" if name in ("feed", "day") else "right")
     for feed in FEEDS:
-        for account in account_days(feed, storage, engine, staging, days):
+        for account in account_days(feed, lake, engine, days):
             numbers = (account.raw, account.cleaned, account.duplicates, account.other_environments)
             table.add_row(feed.name, str(account.day), *(f"{number:,}" for number in numbers))
         table.add_section()

@@ -156,13 +156,15 @@ def objects(day: datetime | None, *, unread: bool) -> None:
     """
     from user_pipeline.ingest.feeds import FEEDS
     from user_pipeline.ingest.manifest import Manifest
+    from user_pipeline.lake.lake import Lake
     from user_pipeline.resources.postgres import Databases
     from user_pipeline.resources.storage import ObjectStorage
 
     current = settings.current()
     with closing(Databases(current)) as databases:
+        lake = Lake(ObjectStorage(current), databases)
         for feed in FEEDS:
-            manifest = Manifest.of(feed, ObjectStorage(current), databases)
+            manifest = Manifest(feed, lake.staging)
             for entry in manifest.unread() if unread else manifest.entries(day.date() if day else None):
                 on_day = entry.days.get(day.date()) if day else None
                 if day and not on_day:
@@ -175,6 +177,37 @@ def objects(day: datetime | None, *, unread: bool) -> None:
 
 
 @main.command()
+@click.argument("asset")
+@click.option("--day", type=click.DateTime(["%Y-%m-%d"]), metavar="YYYY-MM-DD", help="Only this day.")
+@click.option("--from", "first", type=click.DateTime(["%Y-%m-%d"]), metavar="YYYY-MM-DD", help="The first day.")
+@click.option("--to", "last", type=click.DateTime(["%Y-%m-%d"]), metavar="YYYY-MM-DD", help="The last day.")
+def files(asset: str, day: datetime | None, first: datetime | None, last: datetime | None) -> None:
+    """Print the Parquet files of an asset, one a line, for DuckDB, Polars, pandas or Spark.
+
+    \b
+      user-pipeline files page_views --day 2017-04-15
+      user-pipeline files user_page_views --from 2017-04-01 --to 2017-04-07
+
+    Paths, or s3:// addresses where the lake is a bucket. A file never changes, and stays for two days after a
+    partition was written again.
+    """
+    from user_pipeline.lake.lake import Lake
+    from user_pipeline.resources.postgres import Databases
+    from user_pipeline.resources.storage import ObjectStorage
+
+    if day and (first or last):
+        raise click.BadParameter("--day cannot be used with --from or --to.")
+    first, last = day or first, day or last
+    if first and last and last < first:
+        raise click.BadParameter(f"--to {last:%Y-%m-%d} lies before --from {first:%Y-%m-%d}.")
+    current = settings.current()
+    with closing(Databases(current)) as databases:
+        lake = Lake(ObjectStorage(current), databases)
+        for url in lake.urls(asset, first.date() if first else None, last.date() if last else None):
+            click.echo(url)
+
+
+@main.command()
 def vacuum() -> None:
     """Remove from the lake what nothing refers to any more.
 
@@ -183,31 +216,33 @@ def vacuum() -> None:
     logs of the lake tell is put into one before.
     """
     from user_pipeline.ingest.vacuum import vacuum as remove
+    from user_pipeline.lake.lake import Lake
     from user_pipeline.resources.postgres import Databases
     from user_pipeline.resources.storage import ObjectStorage
 
     current = settings.current()
     with closing(Databases(current)) as databases:
-        removed = remove(ObjectStorage(current), databases, datetime.now(UTC))
+        removed = remove(Lake(ObjectStorage(current), databases), datetime.now(UTC))
     click.echo(f"removed {removed.files:,} files of {removed.size / 1e6:,.1f} MB and {removed.logs:,} logs")
 
 
 @main.command()
 def recover() -> None:
-    """Fill two new databases again from the lake, without the source.
+    """Fill new databases again from the lake, without the source.
 
-    What each object brought, the rejected lines, and which files make up each partition come from the logs in the
-    lake. Then materialize all days: their tables come back, and no object is read again. Databases that are not
-    empty are refused.
+    What each object brought, the rejected lines, which files make up each partition, and the tables users and
+    user_page_views come from the lake. Then materialize all days: the other tables come back, and no object is read
+    again. A database that is not empty stays as it is.
     """
     from user_pipeline.engines.duckdb import Engine
+    from user_pipeline.lake.lake import Lake
     from user_pipeline.reconcile.full_refresh import recover as fill
     from user_pipeline.resources.postgres import Databases
     from user_pipeline.resources.storage import ObjectStorage
 
     current = settings.current()
     with Engine(current) as engine, closing(Databases(current)) as databases:
-        for what, count in fill(ObjectStorage(current), engine, databases).items():
+        for what, count in fill(Lake(ObjectStorage(current), databases), engine).items():
             click.echo(f"{what}: {count:,}")
 
 
@@ -306,6 +341,7 @@ def verify(first: datetime | None, last: datetime | None) -> None:
     """
     from user_pipeline.cli.verify_report import report
     from user_pipeline.engines.duckdb import Engine
+    from user_pipeline.lake.lake import Lake
     from user_pipeline.reconcile.verify import verify as compare
     from user_pipeline.resources.postgres import Databases
     from user_pipeline.resources.storage import ObjectStorage
@@ -315,9 +351,8 @@ def verify(first: datetime | None, last: datetime | None) -> None:
     current = settings.current()
     with Engine(current) as engine, closing(Databases(current)) as databases:
         compared = compare(
-            ObjectStorage(current),
+            Lake(ObjectStorage(current), databases),
             engine,
-            databases,
             first=first.date() if first else None,
             last=last.date() if last else None,
         )
@@ -327,22 +362,24 @@ def verify(first: datetime | None, last: datetime | None) -> None:
 
 @main.command()
 def rebuild() -> None:
-    """Make rejected_lines, users and user_page_views anew from what they are kept from.
+    """Bring rejected_lines, users and user_page_views in line with the lake (a full refresh).
 
-    rejected_lines comes from the lake, the other two from the contributions of their days in users_daily and
-    user_page_views_daily. Each is changed in one transaction, and only where it differs; readers see the old or the
-    new rows. Needed after someone else wrote to these tables, and for a new staging database.
+    rejected_lines comes from the rejects in the lake, the other two from their daily aggregates. Each is changed in
+    one transaction, and only where it differs; readers see the old or the new rows. Needed after someone else wrote
+    to these tables.
     """
     from user_pipeline.engines.duckdb import Engine
-    from user_pipeline.reconcile.full_refresh import rebuild_marts, rebuild_rejected_lines
+    from user_pipeline.lake.lake import Lake
+    from user_pipeline.reconcile.full_refresh import refresh_marts, refresh_rejected_lines
     from user_pipeline.resources.postgres import Databases
     from user_pipeline.resources.storage import ObjectStorage
 
     current = settings.current()
     with Engine(current) as engine, closing(Databases(current)) as databases:
-        lines = rebuild_rejected_lines(ObjectStorage(current), engine, databases)
+        lake = Lake(ObjectStorage(current), databases)
+        lines = refresh_rejected_lines(lake, engine)
         click.echo(f"rejected_lines: {lines:,} lines from {current.lake}")
-        for table, rows in rebuild_marts(databases.analytics).items():
+        for table, rows in refresh_marts(lake, engine).items():
             click.echo(f"{table}: {rows:,} rows put right")
 
 

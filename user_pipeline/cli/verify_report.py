@@ -5,7 +5,7 @@ from datetime import date, timedelta
 
 from user_pipeline.reconcile.comparing import KINDS, LOST, Comparison
 
-_REBUILT = ("rejected_lines", "users", "users_daily", "user_page_views", "user_page_views_daily")
+_REBUILT = ("rejected_lines", "users", "files of users", "user_page_views", "files of user_page_views")
 """Tables that materializing a day changes by the difference, or not at all."""
 _DAYS_SHOWN = 20
 _MATERIALIZE = (
@@ -58,7 +58,7 @@ def _repairs(wrong: Sequence[Comparison]) -> list[str]:
         commands.append(
             "# Restore the part files from a backup of the lake, or deliver their objects under other names."
         )
-    # First: a day is then brought in by its difference from contributions that the tables agree with.
+    # First: a day is then brought in by its difference from aggregates that the tables agree with.
     if any(compared.table in _REBUILT for compared in wrong):
         commands.append("user-pipeline rebuild")
     for days in _ranges(sorted({difference.day for difference in differences if difference.day})):

@@ -13,7 +13,11 @@ from user_pipeline.dagster_internals import (
     PARTITION_NAME_TAG,
 )
 from user_pipeline.defs.partitions import DAILY
+from user_pipeline.engines.duckdb import Engine
 from user_pipeline.interrupts import raise_if_told
+from user_pipeline.io_managers.metadata import timed
+from user_pipeline.io_managers.partitioned import File
+from user_pipeline.transforms import Frame
 
 OWNERS = ["team:data-platform"]
 
@@ -78,6 +82,22 @@ def daily_asset(
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """The same for an asset with a partition a day."""
     return unpartitioned_asset(code_version=code_version, **{"partitions_def": DAILY, **options})
+
+
+def file_of(engine: Engine, frame: Frame, day: str, **metadata: Any) -> File:  # noqa: ANN401 - values to show
+    """The rows of a day as a file in the scratch directory of the run.
+
+    Args:
+        engine: writes it.
+        frame: the rows.
+        day: the partition.
+        metadata: what to show with it.
+    """
+    path = engine.new_scratch(day) / "rows.parquet"
+    taken: dict[str, Any] = {}
+    with timed(taken, "computing"):
+        rows = engine.write(frame, path)
+    return File(path, rows, {**metadata, **taken})
 
 
 def partition_range(tags: Mapping[str, str]) -> tuple[str, str] | tuple[None, None]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import dagster as dg
 
@@ -11,10 +11,10 @@ from user_pipeline.engines.duckdb import Engine
 from user_pipeline.interrupts import watched
 from user_pipeline.io_managers.exports import CsvIOManager
 from user_pipeline.io_managers.files import FilesIOManager
-from user_pipeline.io_managers.lake import LakeIOManager
-from user_pipeline.io_managers.postgres import PostgresIOManager
 from user_pipeline.io_managers.raw import RawIOManager
 from user_pipeline.io_managers.snapshots import SnapshotIOManager
+from user_pipeline.io_managers.tables import DailyTableIOManager, IncrementalIOManager
+from user_pipeline.lake.lake import Lake
 from user_pipeline.resources.postgres import Databases
 from user_pipeline.resources.storage import ObjectStorage
 
@@ -50,16 +50,15 @@ class DatabasesResource(dg.ConfigurableResource[Databases]):
             opened.close()
 
 
-class TableIOManager(dg.ConfigurableIOManagerFactory[PostgresIOManager]):
-    """Tables in the staging or the analytics database."""
+class LakeResource(dg.ConfigurableResource[Lake]):
+    """The lake, with the registries of what is where."""
 
+    storage: dg.ResourceDependency[ObjectStorage]
     databases: dg.ResourceDependency[Databases]
-    engine: dg.ResourceDependency[Engine]
-    database: Literal["staging", "analytics"]
 
-    def create_io_manager(self, _context: dg.InitResourceContext) -> PostgresIOManager:
-        """Where cleaned assets and marts are kept."""
-        return PostgresIOManager(getattr(self.databases, self.database), self.engine)
+    def create_resource(self, _context: dg.InitResourceContext) -> Lake:
+        """The lake of these stores and databases."""
+        return Lake(self.storage, self.databases)
 
 
 # Configured at launch, though there is nothing to configure: IO managers then get the objects that assets and checks
@@ -68,16 +67,18 @@ class TableIOManager(dg.ConfigurableIOManagerFactory[PostgresIOManager]):
 _ENGINE: Any = EngineResource.configure_at_launch()
 _STORAGE: Any = StorageResource.configure_at_launch()
 _DATABASES: Any = DatabasesResource.configure_at_launch()
+_LAKE: Any = LakeResource.configure_at_launch(storage=_STORAGE, databases=_DATABASES)
 
 RESOURCES: Mapping[str, Any] = {
     "engine": _ENGINE,
     "storage": _STORAGE,
     "databases": _DATABASES,
-    "lake_io_manager": LakeIOManager(storage=_STORAGE, engine=_ENGINE),
-    "raw_io_manager": RawIOManager(storage=_STORAGE, engine=_ENGINE, databases=_DATABASES),
-    "csv_io_manager": CsvIOManager(storage=_STORAGE, engine=_ENGINE),
-    "files_io_manager": FilesIOManager(storage=_STORAGE, engine=_ENGINE),
-    "staging_io_manager": TableIOManager(databases=_DATABASES, engine=_ENGINE, database="staging"),
-    "analytics_io_manager": TableIOManager(databases=_DATABASES, engine=_ENGINE, database="analytics"),
-    "snapshots_io_manager": SnapshotIOManager(storage=_STORAGE, engine=_ENGINE, databases=_DATABASES),
+    "lake": _LAKE,
+    "raw_io_manager": RawIOManager(lake=_LAKE, engine=_ENGINE, folder="raw", database="staging"),
+    "cleaned_io_manager": DailyTableIOManager(lake=_LAKE, engine=_ENGINE, folder="cleaned", database="staging"),
+    "marts_io_manager": IncrementalIOManager(lake=_LAKE, engine=_ENGINE, folder="daily", database="analytics"),
+    "snapshots_io_manager": SnapshotIOManager(lake=_LAKE, engine=_ENGINE, folder="snapshots"),
+    "quality_io_manager": DailyTableIOManager(lake=_LAKE, engine=_ENGINE, folder="quality", database="analytics"),
+    "csv_io_manager": CsvIOManager(lake=_LAKE, engine=_ENGINE),
+    "files_io_manager": FilesIOManager(lake=_LAKE, engine=_ENGINE),
 }

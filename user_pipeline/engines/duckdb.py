@@ -1,14 +1,19 @@
 """The engine that runs transforms: DuckDB inside the process, within a memory limit, spilling to disk."""
 
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from weakref import WeakSet
 
+import narwhals as nw
+
+from user_pipeline.engines.frames import to_reader
 from user_pipeline.engines.scratch import Scratch
 from user_pipeline.settings import Settings
+from user_pipeline.transforms import Frame
 
 if TYPE_CHECKING:
     import duckdb
@@ -24,6 +29,7 @@ class Engine:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._root: duckdb.DuckDBPyConnection | None = None
+        self._frames: duckdb.DuckDBPyConnection | None = None
         self._scratch: Scratch | None = None
         self._connections: WeakSet[duckdb.DuckDBPyConnection] = WeakSet()
 
@@ -41,7 +47,7 @@ class Engine:
         self.interrupt()
         if self._root is not None:
             self._root.close()
-            self._root = None
+            self._root = self._frames = None
         if self._scratch is not None:
             self._scratch.remove()
             self._scratch = None
@@ -74,6 +80,35 @@ class Engine:
         """A new empty directory below :attr:`scratch`; whoever asks for it removes it when done."""
         return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.scratch))
 
+    def read(self, files: Sequence[Path]) -> Frame:
+        """The rows of Parquet files of the same columns, lazy and in no particular order."""
+        if self._frames is None:
+            # One for all, because only frames of one connection can be joined.
+            self._frames = self.connect()
+        return nw.from_native(self._frames.read_parquet([str(file) for file in files], hive_partitioning=False))
+
+    def count(self, files: Sequence[Path]) -> int:
+        """How many rows Parquet files have, by their footers."""
+        import pyarrow.parquet as pq
+
+        return sum(int(pq.ParquetFile(file).metadata.num_rows) for file in files)
+
+    def write(self, frame: Frame, file: Path) -> int:
+        """Write a frame as a Parquet file; returns how many rows it has."""
+        import pyarrow.parquet as pq
+
+        if frame.implementation.is_duckdb():
+            # The engine writes with all its threads.
+            frame.to_native().write_parquet(str(file), compression="zstd")
+            return self.count([file])
+        rows = 0
+        reader = to_reader(frame)
+        with pq.ParquetWriter(file, reader.schema, compression="zstd") as writer:
+            for batch in reader:
+                writer.write_batch(batch)
+                rows += batch.num_rows
+        return rows
+
     def connect(self) -> "duckdb.DuckDBPyConnection":
         """A connection of its own on the shared in-memory database."""
         import duckdb
@@ -97,3 +132,9 @@ class Engine:
         connection = self._root.cursor()
         self._connections.add(connection)
         return connection
+
+
+def scan(files: Sequence[Path]) -> str:
+    """Parquet files of the same columns, as DuckDB takes them in the place of a table."""
+    quoted = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
+    return f"read_parquet([{quoted}], hive_partitioning = false)"

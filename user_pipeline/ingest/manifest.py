@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cached_property
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from user_pipeline.ingest import commit
 from user_pipeline.ingest.entries import Entry, Failure, ObjectDay, Unfetched, object_id
@@ -39,8 +39,7 @@ from user_pipeline.resources.postgres import literal
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from user_pipeline.resources.postgres import Databases, Transaction
-    from user_pipeline.resources.storage import ObjectStorage
+    from user_pipeline.resources.postgres import Transaction
 
 _TABLES = (
     "ingested_objects",
@@ -179,17 +178,6 @@ class Manifest:
         self.registry = registry
         self._name = literal(feed.name)
         self._is_open = False
-
-    @classmethod
-    def of(cls, feed: Feed, storage: "ObjectStorage", databases: "Databases") -> Self:
-        """The manifest of a feed in the staging database.
-
-        Args:
-            feed: whose objects.
-            storage: has the lake.
-            databases: has the staging database.
-        """
-        return cls(feed, Registry("staging", databases.staging, storage))
 
     def open(self) -> None:
         """Make the tables if they are missing, and see that database and lake belong together.
@@ -348,7 +336,7 @@ class Manifest:
             )
         ]
 
-    def entries_of(self, keys: Sequence[str]) -> dict[str, Entry]:
+    def of(self, keys: Sequence[str]) -> dict[str, Entry]:
         """The entries of some objects, by key; none for an object that is not known."""
         return {entry.key: entry for entry in self._entries(_of(keys))} if keys else {}
 

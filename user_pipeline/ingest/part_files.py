@@ -43,12 +43,11 @@ class RawDay:
     rewritten: bool = False
 
 
-def raw_day(manifest: Manifest, storage: "ObjectStorage", engine: "Engine", day: date, parts: DayParts) -> RawDay:
+def raw_day(manifest: Manifest, engine: "Engine", day: date, parts: DayParts) -> RawDay:
     """Work out what a day is to be made of, and write its rows anew where that has to be.
 
     Args:
         manifest: what is known of the feed's objects.
-        storage: has the lake.
         engine: reads and writes.
         day: the day.
         parts: where the manifest says that its rows are.
@@ -57,7 +56,7 @@ def raw_day(manifest: Manifest, storage: "ObjectStorage", engine: "Engine", day:
         return RawDay(parts.as_of, parts.rows, [part.file for part in parts.parts])
     found = manifest.objects(day)
     target = engine.new_scratch("raw") / f"{day}.parquet"
-    rows = _write(manifest.feed, storage, engine, found.objects, target)
+    rows = _write(manifest.feed, manifest.registry.storage, engine, found.objects, target)
     return RawDay(found.as_of, rows, written=target, rewritten=bool(found.objects))
 
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from user_pipeline.engines.duckdb import Engine
-    from user_pipeline.resources.storage import ObjectStorage
 
 _log = logging.getLogger(__name__)
 
@@ -109,7 +108,6 @@ class Ingested:
 def read_new_objects(
     manifest: Manifest,
     source: Source,
-    storage: "ObjectStorage",
     engine: "Engine",
     *,
     limits: ObjectLimits,
@@ -124,9 +122,8 @@ def read_new_objects(
     the batch.
 
     Args:
-        manifest: what is known of the feed's objects.
+        manifest: what is known of the feed's objects; part files and rejects go to its lake.
         source: where its folder is.
-        storage: has the lake, where part files and rejects go.
         engine: parses.
         limits: what one object may hold.
         start_date: events before this day are out of range.
@@ -151,7 +148,9 @@ def read_new_objects(
         _spool(look.unknown(start_date), unknown)
 
     def read(objects: list[dict[str, Any]]) -> IngestBatch:
-        batch = IngestBatch(feed, source, storage, engine, limits=limits, start_date=start_date, now=now)
+        batch = IngestBatch(
+            feed, source, manifest.registry.storage, engine, limits=limits, start_date=start_date, now=now
+        )
         try:
             batch.read(objects)
         except BaseException:
@@ -171,7 +170,7 @@ def read_new_objects(
                         unfetched=batch.unfetched,
                     )
                     result.add(batch.entries)
-                    failing = manifest.entries_of([item.key for item in batch.unfetched])
+                    failing = manifest.of([item.key for item in batch.unfetched])
                     result.failing += [entry for entry in failing.values() if entry.failure]
                 if batch.entries:
                     _log.info(

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 
 from user_pipeline.ingest import commit
 from user_pipeline.ingest.manifest import create_manifest
-from user_pipeline.lake.lake import Lake
 from user_pipeline.lake.log import logs
 from user_pipeline.lake.recover import checkpoint
 
 if TYPE_CHECKING:
+    from user_pipeline.lake.lake import Lake
     from user_pipeline.lake.registry import Registry
     from user_pipeline.resources.object_store import Store
-    from user_pipeline.resources.postgres import Databases, Postgres, Transaction
-    from user_pipeline.resources.storage import ObjectStorage
+    from user_pipeline.resources.postgres import Postgres, Transaction
 
 KEPT = timedelta(days=2)
 """A run may still write the files it is going to register, and others read those that were replaced: longer than any
@@ -42,7 +41,7 @@ class Removed:
     logs: int
 
 
-def vacuum(storage: "ObjectStorage", databases: "Databases", now: datetime, *, kept: timedelta = KEPT) -> Removed:
+def vacuum(lake: "Lake", now: datetime, *, kept: timedelta = KEPT) -> Removed:
     """Remove files that nothing refers to, and that were written and replaced some time ago.
 
     They come from objects and days that changed, and from runs that were cut off before they committed. Nothing that
@@ -52,31 +51,30 @@ def vacuum(storage: "ObjectStorage", databases: "Databases", now: datetime, *, k
     none is left that refers to a file which is removed.
 
     Args:
-        storage: has the lake.
-        databases: have the registries and the manifest.
+        lake: the lake, and the databases with registries and manifest.
         now: the time of day.
         kept: what is younger than this stays.
 
     Raises:
         LostRegistryError: a database does not know what it has written to the lake, so nothing may be removed.
     """
-    lake = Lake(storage, databases)
+    staging, analytics, store = lake.staging.database, lake.analytics.database, lake.storage.lake
     for registry in (lake.staging, lake.analytics):
         registry.open()
-    with databases.staging.transaction() as transaction:
+    with staging.transaction() as transaction:
         create_manifest(transaction)
     # Listed first: what is written after the references were read is not in the listing.
-    old = [(path, size) for path, written, size in _files(storage.lake) if now - written > kept]
+    old = [(path, size) for path, written, size in _files(store) if now - written > kept]
     removed = _fold_logs(lake.staging, with_manifest=True) + _fold_logs(lake.analytics)
-    for database in (databases.staging, databases.analytics):
+    for database in (staging, analytics):
         _forget(database, "pipeline.lake_files", "superseded_at", now - kept)
-    _forget(databases.staging, "pipeline.replaced_files", "replaced_at", now - kept)
+    _forget(staging, "pipeline.replaced_files", "replaced_at", now - kept)
     referred = {
-        *_paths(databases.staging, _FILES, _PART_FILES, _REJECTS, _REPLACED),
-        *_paths(databases.analytics, _FILES),
+        *_paths(staging, _FILES, _PART_FILES, _REJECTS, _REPLACED),
+        *_paths(analytics, _FILES),
     }
     stale = [(path, size) for path, size in old if path not in referred]
-    _delete(storage.lake, [path for path, _ in stale])
+    _delete(store, [path for path, _ in stale])
     return Removed(len(stale), sum(size for _, size in stale), removed)
 
 

@@ -7,8 +7,7 @@ from typing import Any
 import dagster as dg
 
 from user_pipeline.engines.duckdb import Engine
-from user_pipeline.lake.files import partition_path
-from user_pipeline.resources.storage import ObjectStorage
+from user_pipeline.lake.lake import Lake
 
 
 class LakeFileIOManager(dg.ConfigurableIOManager):
@@ -18,22 +17,18 @@ class LakeFileIOManager(dg.ConfigurableIOManager):
     written beside its place and renamed.
     """
 
-    storage: dg.ResourceDependency[ObjectStorage]
+    lake: dg.ResourceDependency[Lake]
     engine: dg.ResourceDependency[Engine]
 
-    def path(self, context: dg.OutputContext, partition: str) -> str:
-        """Where a partition is kept."""
-        return partition_path("/".join(context.asset_key.path), partition)
-
     def put(self, path: str, file: Path) -> None:
-        """Store a local file."""
+        """Store a local file under a name that may be taken already."""
         with file.open("rb") as content:
-            self.storage.lake.put(path, content)
+            self.lake.storage.lake.put(path, content)
 
     def remove_local(self, file: Path) -> None:
         """Remove a file that is stored now, if it is one of the run's: a lake in a directory has files as well."""
         if file.is_relative_to(self.engine.scratch):
-            file.unlink()
+            file.unlink(missing_ok=True)
 
     def add_metadata(self, context: dg.OutputContext, partition: str, metadata: Mapping[str, Any]) -> None:
         """Show metadata with one partition of the run."""

@@ -9,7 +9,7 @@ from user_pipeline.engines.frames import to_reader
 from user_pipeline.errors import never_retried
 from user_pipeline.io_managers.base import LakeFileIOManager
 from user_pipeline.io_managers.metadata import file_metadata, first_rows, timed
-from user_pipeline.lake.files import export_path
+from user_pipeline.lake.transfer import export_path
 from user_pipeline.resources.postgres import literal
 
 if TYPE_CHECKING:
@@ -24,23 +24,19 @@ class CsvIOManager(LakeFileIOManager):
     In a run of several partitions each of them gets the same file: the table as it stands after the run.
     """
 
-    def path(self, context: dg.OutputContext, partition: str) -> str:
-        """Where an export is kept."""
-        return export_path(context.definition_metadata["table"], partition)
-
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Write the frame once and put it under each partition of the run."""
         table = context.definition_metadata["table"]
         taken: dict[str, Any] = {}
         with timed(taken, "writing"):
             file, rows, head = self._write(obj, table)
-        first, *others = [self.path(context, partition) for partition in context.asset_partition_keys]
+        first, *others = [export_path(table, partition) for partition in context.asset_partition_keys]
         with never_retried():
             self.put(first, file)
             for path in others:
-                self.storage.lake.copy(first, path)
+                self.lake.storage.lake.copy(first, path)
         for path, partition in zip([first, *others], context.asset_partition_keys, strict=True):
-            url = self.storage.lake_url(path)
+            url = self.lake.storage.lake_url(path)
             self.add_metadata(context, partition, file_metadata(file, rows, url, head) | taken)
         self.remove_local(file)
         context.log.info("%s: wrote %d rows", first, rows)

@@ -12,7 +12,8 @@ from user_pipeline.engines.duckdb import Engine
 from user_pipeline.errors import PermanentError, never_retried
 from user_pipeline.io_managers.base import LakeFileIOManager
 from user_pipeline.io_managers.partitioned import File, Partitioned
-from user_pipeline.lake.files import MissingPartitionError, fetch
+from user_pipeline.lake.registry import MissingPartitionError
+from user_pipeline.lake.transfer import fetch
 from user_pipeline.resources.storage import ObjectStorage
 
 _FOLDER, _FILES = "lake/folder", "lake/files"
@@ -70,7 +71,7 @@ class LakeFiles:
         for path in self._place.paths(day):
             with suppress(FileNotFoundError):
                 return fetch(self._storage, path, target)
-        raise MissingPartitionError(self._asset.to_user_string(), day, self.url(day))
+        raise MissingPartitionError(self._asset.to_user_string(), day)
 
 
 class FilesIOManager(LakeFileIOManager):
@@ -97,9 +98,9 @@ class FilesIOManager(LakeFileIOManager):
                     # A directory minds that there is nothing to delete, a bucket does not.
                     if other != path:
                         with suppress(FileNotFoundError):
-                            self.storage.lake.delete(other)
+                            self.lake.storage.lake.delete(other)
                 rows = {} if file.rows is None else {"dagster/partition_row_count": file.rows}
-                where = dg.MetadataValue.path(self.storage.lake_url(path))
+                where = dg.MetadataValue.path(self.lake.storage.lake_url(path))
                 size = file.path.stat().st_size
                 self.add_metadata(context, day, {"path": where, "size_bytes": size, **rows, **file.metadata})
                 self.remove_local(file.path)
@@ -112,7 +113,7 @@ class FilesIOManager(LakeFileIOManager):
         """
         if context.upstream_output is None:
             raise PermanentError("Files can only be loaded from an asset.")
-        files = LakeFiles(context.asset_key, _Place.of(context.upstream_output), self.storage, self.engine)
+        files = LakeFiles(context.asset_key, _Place.of(context.upstream_output), self.lake.storage, self.engine)
         if context.dagster_type.typing_type is bytes:
             return files.read(context.asset_partition_key)
         return files

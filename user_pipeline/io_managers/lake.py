@@ -1,96 +1,91 @@
-"""Keep an asset's partitions as Parquet in the lake: ``[<key prefix>/]<asset>/date=<partition>/<asset>.parquet``."""
+"""Keep an asset's partitions as Parquet files of the lake, and beside them what people query in Postgres."""
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
-import narwhals as nw
 
-from user_pipeline.engines.frames import hand_over, per_partition, to_reader
 from user_pipeline.errors import never_retried
 from user_pipeline.io_managers.base import LakeFileIOManager
-from user_pipeline.io_managers.metadata import PREVIEW_ROWS, file_metadata, timed
-from user_pipeline.lake.files import fetch_partitions
-from user_pipeline.resources.postgres import quote
+from user_pipeline.io_managers.metadata import file_metadata, parquet_head, timed
+from user_pipeline.io_managers.partitioned import File, Partitioned
+from user_pipeline.lake.registry import LakeFile, Registry
+from user_pipeline.lake.transfer import new_path, put
+from user_pipeline.warehouse.tables import require_day
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from user_pipeline.resources.postgres import Transaction
 
 
-class LakeIOManager(LakeFileIOManager):
-    """Parquet in the lake, a file a partition.
+class RegisteredIOManager(LakeFileIOManager):
+    """Files of the lake that the registry of a database knows as the partitions of assets.
 
-    Assets give a frame, or for several partitions in one run a mapping from partition key to frame; the frames
-    are written one after the other, so lazy ones are never held together. Consumers get all their
-    partitions as one lazy frame, or as whatever their annotation asks for; annotated ``dict[str, Frame]``, each by
-    its key.
+    Consumers get the rows of each of their partitions as a lazy frame, by partition key, in no particular order.
     """
 
-    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
-        """Write each partition of the run."""
-        asset = "/".join(context.asset_key.path)
-        frames = obj if isinstance(obj, Mapping) else dict.fromkeys(context.asset_partition_keys, obj)
-        if set(frames) != set(context.asset_partition_keys):
-            raise ValueError(f"{asset} gave the partitions {sorted(frames)}, not those of the run")
-        if not isinstance(obj, Mapping) and len(frames) > 1:
-            raise ValueError(f"{asset} must give a mapping from partition to frame for {len(frames)} partitions")
-        scratch = self.engine.new_scratch(context.asset_key.path[-1])
-        with never_retried():
-            for partition, frame in frames.items():
-                file = scratch / f"{partition}.parquet"
-                path = self.path(context, partition)
-                taken: dict[str, Any] = {}
-                with timed(taken, "writing"):
-                    rows = _write(frame, file)
-                    self.put(path, file)
-                url = self.storage.lake_url(path)
-                self.add_metadata(context, partition, file_metadata(file, rows, url, parquet_head(file)) | taken)
-                self.remove_local(file)
-                context.log.info("%s: wrote %d rows", path, rows)
+    folder: str
+    database: Literal["staging", "analytics"]
+
+    @property
+    def registry(self) -> Registry:
+        """The registry the partitions are in."""
+        return self.lake.registry(self.database)
 
     def load_input(self, context: dg.InputContext) -> Any:
-        """All partitions the consumer depends on, as one frame of the annotated type."""
-        asset = "/".join(context.asset_key.path)
-        columns = (context.definition_metadata or {}).get("columns")
+        """The rows of each partition the consumer depends on."""
+        days = [date.fromisoformat(key) for key in context.asset_partition_keys]
         with never_retried():
-            files = fetch_partitions(self.storage, self.engine, asset, context.asset_partition_keys)
-        connection = self.engine.connect()
-
-        def give(read: list[Path], annotation: Any) -> Any:
-            relation = connection.read_parquet([str(file) for file in read], hive_partitioning=False)
-            return hand_over(relation.project(", ".join(map(quote, columns))) if columns else relation, annotation)
-
-        if (each := per_partition(context.dagster_type.typing_type)) is not None:
-            return {key: give([file], each) for key, file in zip(context.asset_partition_keys, files, strict=True)}
-        return give(files, context.dagster_type.typing_type)
+            files = self.lake.fetch(self.engine, self.registry, context.asset_key.path[-1], days)
+        return {day.isoformat(): self.engine.read(there) for day, there in files.items()}
 
 
-def parquet_head(file: Path, columns: "Sequence[str] | None" = None) -> "pa.Table":
-    """The first rows of a Parquet file; of some columns."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+class LakeIOManager(RegisteredIOManager):
+    """Parquet files in the lake: ``<folder>/<asset>/date=<day>/<name>.parquet``, registered in a database.
 
-    content = pq.ParquetFile(file)
-    names = list(columns or content.schema_arrow.names)
-    batches = content.iter_batches(PREVIEW_ROWS, columns=names)
-    schema = pa.schema([content.schema_arrow.field(name) for name in names])
-    return pa.Table.from_batches([batch.select(names) for batch in itertools.islice(batches, 1)], schema)
+    Assets give the file of each partition of the run, as a :class:`Partitioned` of :class:`File`. The files are stored
+    first; then they are registered, all in one transaction. ``partition_expr`` in the asset's metadata names the column
+    that tells the day of a row: rows of other days are refused.
+    """
 
+    def handle_output(self, context: dg.OutputContext, obj: Partitioned[File]) -> None:
+        """Store the files of the run's partitions and register them."""
+        asset = context.asset_key.path[-1]
+        if set(obj) != set(context.asset_partition_keys):
+            raise ValueError(f"{asset} gave the partitions {sorted(obj)}, not those of the run")
+        local = {date.fromisoformat(key): file for key, file in sorted(obj.items())}
+        taken: dict[str, Any] = {}
+        with never_retried():
+            for day, file in local.items():
+                require_day(file.path, context.definition_metadata["partition_expr"], day)
+            self.registry.open()
+            with timed(taken, "writing"):
+                stored = {day: self._store(asset, day, file) for day, file in local.items()}
+                with self.registry.database.transaction() as transaction:
+                    self.bring_in(context, transaction, {day: file.path for day, file in local.items()})
+                    partitions = {day: [file] for day, file in stored.items()}
+                    self.registry.commit(transaction, asset, partitions, context.run_id)
+            self._describe(context, local, stored, taken)
+        for file in local.values():
+            self.remove_local(file.path)
 
-def _write(frame: Any, file: Path) -> int:
-    import pyarrow.parquet as pq
+    def bring_in(self, context: dg.OutputContext, transaction: "Transaction", files: Mapping[date, Path]) -> None:
+        """Bring the rows of the files into what people query, in the transaction that registers them."""
 
-    wrapped = nw.from_native(frame, pass_through=True)
-    if isinstance(wrapped, nw.LazyFrame) and wrapped.implementation.is_duckdb():
-        # The engine writes with all its threads.
-        wrapped.to_native().write_parquet(str(file), compression="zstd")
-        return int(pq.ParquetFile(file).metadata.num_rows)
-    reader = to_reader(frame)
-    rows = 0
-    with pq.ParquetWriter(file, reader.schema, compression="zstd") as writer:
-        for batch in reader:
-            writer.write_batch(batch)
-            rows += batch.num_rows
-    return rows
+    def _store(self, asset: str, day: date, file: File) -> LakeFile:
+        return put(self.lake.storage, new_path(f"{self.folder}/{asset}", day), file.path, file.rows or 0)
+
+    def _describe(
+        self,
+        context: dg.OutputContext,
+        local: Mapping[date, File],
+        stored: Mapping[date, LakeFile],
+        taken: Mapping[str, Any],
+    ) -> None:
+        for day, file in local.items():
+            url = self.lake.storage.lake_url(stored[day].path)
+            rows = stored[day].rows
+            shown = file_metadata(file.path, rows, url, parquet_head(file.path))
+            self.add_metadata(context, day.isoformat(), {**shown, **taken, **file.metadata})
+            context.log.info("%s: wrote %d rows", stored[day].path, rows)

@@ -1,5 +1,6 @@
 """What the UI shows of data that was stored: where it is, how much, how long it took, and its first rows."""
 
+import itertools
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,18 @@ def file_metadata(file: Path, rows: int, url: str, first: "pa.Table") -> dict[st
         "size_bytes": file.stat().st_size,
         **preview(first.column_names, first.slice(0, PREVIEW_ROWS).to_pylist()),
     }
+
+
+def parquet_head(file: Path, columns: "Sequence[str] | None" = None) -> "pa.Table":
+    """The first rows of a Parquet file; of some columns."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    content = pq.ParquetFile(file)
+    names = list(columns or content.schema_arrow.names)
+    batches = content.iter_batches(PREVIEW_ROWS, columns=names)
+    schema = pa.schema([content.schema_arrow.field(name) for name in names])
+    return pa.Table.from_batches([batch.select(names) for batch in itertools.islice(batches, 1)], schema)
 
 
 def preview(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> dict[str, dg.MarkdownMetadataValue]:

@@ -2,125 +2,81 @@
 
 from collections.abc import Mapping
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from user_pipeline.errors import never_retried
 from user_pipeline.io_managers.base import LakeFileIOManager
-from user_pipeline.io_managers.lake import parquet_head
-from user_pipeline.io_managers.metadata import file_metadata
+from user_pipeline.io_managers.metadata import file_metadata, parquet_head
 from user_pipeline.io_managers.partitioned import File, Partitioned
-from user_pipeline.io_managers.postgres import PostgresIOManager
-from user_pipeline.resources.postgres import Databases, quote
-from user_pipeline.warehouse.replace import Table, create_marts, require_marts, run_scripts, stage
+from user_pipeline.io_managers.tables import read_table, table_name
+from user_pipeline.lake.transfer import new_path, put
+from user_pipeline.warehouse.snapshots import publish, served_day
+from user_pipeline.warehouse.tables import create_marts
 
 if TYPE_CHECKING:
-    from user_pipeline.resources.postgres import Postgres, Transaction
-
-BATCH_ROWS = 100_000
+    from user_pipeline.resources.postgres import Transaction
 
 
 class SnapshotIOManager(LakeFileIOManager):
     """A snapshot a day in the lake, the newest as a table in the analytics database.
 
-    The snapshot of a day is stored first, as ``<asset>/date=<day>/<asset>.parquet`` in the lake. Then the
-    statements of ``sql/<asset>/`` bring the table to it in one transaction, unless the table is that of a newer
-    day already: ``incoming`` holds the snapshot's rows, in the columns of the table, ``snapshot`` its ``day``.
-    ``<asset>_day`` tells the day the table is as of. What stops in between leaves a snapshot that no table
-    shows yet; running the day again ends in the same state as if nothing had happened.
+    The snapshots of a run are stored first, as files of the lake. Then one transaction registers them and brings the
+    table to the last of them, unless the table is that of a newer day already. ``<asset>_day`` tells the day the table
+    is as of.
 
     The asset gives the snapshots of some days, as Parquet files; its column schema names the table's columns. Consumers
     get the whole table.
     """
 
-    databases: dg.ResourceDependency[Databases]
+    folder: str
 
     def handle_output(self, context: dg.OutputContext, obj: Partitioned[File]) -> None:
-        """Store the days one by one, oldest first, and show the last."""
-        import pyarrow.parquet as pq
-
-        table = Table("public", context.asset_key.path[-1])
+        """Store the days, show the last."""
+        asset = context.asset_key.path[-1]
         columns = [column.name for column in context.definition_metadata["dagster/column_schema"].columns]
-        computed: dict[str, dict[str, Any]] = {}
+        local = {date.fromisoformat(key): file for key, file in sorted(obj.items())}
+        registry = self.lake.analytics
         with never_retried():
-            for day in sorted(obj):
-                file = obj[day].path
-                path = self.path(context, day)
-                self.put(path, file)
-                in_table = day == max(obj) and self._publish(table, columns, date.fromisoformat(day), file)
-                rows = int(pq.ParquetFile(file).metadata.num_rows)
-                computed[day] = {
-                    **file_metadata(file, rows, self.storage.lake_url(path), parquet_head(file, columns)),
-                    "in_table": in_table,
-                    **obj[day].metadata,
-                }
-                self.remove_local(file)
-                context.log.info("%s: wrote %d rows", path, rows)
-        self._show(context, table, computed)
+            registry.open()
+            stored = {
+                day: put(self.lake.storage, new_path(f"{self.folder}/{asset}", day), file.path, file.rows or 0)
+                for day, file in local.items()
+            }
+            with registry.database.transaction() as transaction:
+                last = max(local)
+                in_table = publish(transaction, asset, last, local[last].path, columns)
+                registry.commit(transaction, asset, {day: [file] for day, file in stored.items()}, context.run_id)
+                self._show(context, transaction, asset, local)
+            for day, file in local.items():
+                context.log.info("%s: wrote %d rows", stored[day].path, stored[day].rows)
+                # The newest day may be none of the run's.
+                if day.isoformat() in context.asset_partition_keys:
+                    url = self.lake.storage.lake_url(stored[day].path)
+                    shown = file_metadata(file.path, stored[day].rows, url, parquet_head(file.path, columns))
+                    told = {"computed": True, **shown, "in_table": in_table and day == last, **file.metadata}
+                    self.add_metadata(context, day.isoformat(), told)
+        for partition in set(context.asset_partition_keys) - set(obj):
+            self.add_metadata(context, partition, {"computed": False})
+        for file in local.values():
+            self.remove_local(file.path)
 
     def load_input(self, context: dg.InputContext) -> Any:
-        """The whole table, as the annotated type."""
-        return PostgresIOManager(self.databases.analytics, self.engine).load_input(context)
+        """The whole table, as a lazy frame."""
+        with never_retried():
+            return read_table(self.lake.analytics.database, self.engine, context.asset_key.path[-1])
 
-    def _publish(self, table: Table, columns: list[str], day: date, file: Path) -> bool:
-        """Bring the table to a day's snapshot unless it is newer already; returns whether it was brought there."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        with self.databases.analytics.transaction() as transaction:
-            create_marts(transaction)
-            if _is_newer(transaction, table, day):
-                return False
-            content = pq.ParquetFile(file)
-            kept = pa.schema([content.schema_arrow.field(name) for name in columns])
-            batches = (batch.select(columns) for batch in content.iter_batches(BATCH_ROWS, columns=columns))
-            # Copied before the table is locked, so that other writers wait for less.
-            stage(transaction, pa.RecordBatchReader.from_batches(kept, batches))
-            transaction.execute(f"create temporary table snapshot on commit drop as select date '{day}' as day")
-            transaction.execute(f"lock table {table.sql} in share row exclusive mode")
-            # Another run may have been quicker.
-            if _is_newer(transaction, table, day):
-                return False
-            run_scripts(transaction, table.name)
-        return True
-
-    def _show(self, context: dg.OutputContext, table: Table, computed: Mapping[str, dict[str, Any]]) -> None:
-        with self.databases.analytics.transaction() as transaction:
-            create_marts(transaction)
-            served = served_in(transaction, table.name, table.schema)
-            [(rows, database)] = transaction.fetch(f"select count(*), current_database()::text from {table.sql}")
+    def _show(
+        self, context: dg.OutputContext, transaction: "Transaction", table: str, computed: Mapping[date, File]
+    ) -> None:
+        create_marts(transaction)
+        [(rows,)] = transaction.fetch(f"select count(*) from public.{table}")
         context.add_output_metadata(
             {
-                "dagster/table_name": f"{database}.{table}",
+                "dagster/table_name": table_name(transaction, table),
                 "dagster/row_count": rows,
-                "table_as_of": str(served),
-                "computed_days": sorted(computed),
+                "table_as_of": str(served_day(transaction, table)),
+                "computed_days": [day.isoformat() for day in computed],
             }
         )
-        for partition in context.asset_partition_keys:
-            self.add_metadata(context, partition, {"computed": partition in computed, **computed.get(partition, {})})
-
-
-def served_day(postgres: "Postgres", table: str = "page_recommendations") -> date | None:
-    """The day a table of snapshots is as of; None before the first.
-
-    Raises:
-        LostTableError: a table that the next snapshot would be made from is gone.
-    """
-    with postgres.transaction() as transaction:
-        create_marts(transaction)
-        require_marts(transaction)
-        return served_in(transaction, table)
-
-
-def served_in(transaction: "Transaction", table: str, schema: str = "public") -> date | None:
-    """The day a table of snapshots is as of; None before the first."""
-    rows = transaction.fetch(f"select day from {quote(schema)}.{quote(table + '_day')}")
-    return rows[0][0] if rows else None
-
-
-def _is_newer(transaction: "Transaction", table: Table, day: date) -> bool:
-    served = served_in(transaction, table.name, table.schema)
-    return served is not None and served > day

@@ -26,7 +26,7 @@ _SCHEMA = "pipeline"
 class MissingPartitionError(PermanentError):
     """A partition that is to be read was never written."""
 
-    def __init__(self, asset: str, day: date) -> None:
+    def __init__(self, asset: str, day: date | str) -> None:
         super().__init__(
             f"{asset} has no partition {day}. Materialize it first: "
             f"dagster asset materialize -m user_pipeline.definitions --select {asset} --partition {day}"

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from user_pipeline.engines.duckdb import Engine
+from user_pipeline.engines.duckdb import Engine, scan
 from user_pipeline.ingest.feeds import Feed
-from user_pipeline.lake.registry import Registry
-from user_pipeline.lake.transfer import fetch_all
-from user_pipeline.resources.postgres import Postgres, quote
-from user_pipeline.resources.storage import ObjectStorage
+from user_pipeline.lake.lake import Lake
+from user_pipeline.resources.postgres import quote
 from user_pipeline.transforms.cleaned import PRODUCTION
 
 
@@ -37,33 +35,27 @@ class DayAccount:
         return self.raw == self.cleaned + self.duplicates + self.other_environments
 
 
-def account_days(
-    feed: Feed, storage: ObjectStorage, engine: Engine, staging: Postgres, days: Sequence[date]
-) -> list[DayAccount]:
+def account_days(feed: Feed, lake: Lake, engine: Engine, days: Sequence[date]) -> list[DayAccount]:
     """Count the rows of some materialized days, each kind apart from the others.
 
     Raises:
         MissingPartitionError: a day is not materialized.
     """
-    registry = Registry("staging", staging, storage)
-    asset = f"raw_{feed.name}"
-    found = registry.files(asset, days)
+    files = lake.fetch(engine, lake.staging, f"raw_{feed.name}", days)
     columns = ", ".join(feed.columns)
     raw = {}
     with engine.connect() as connection:
         for day in days:
-            files = fetch_all(storage, found[day], engine.new_scratch(asset))
             [raw[day]] = connection.execute(
                 f"""
                 select sum(n), sum(n - 1) filter (production), sum(n) filter (not production)
                 from (
                   select {columns}, count(*) as n, environment = '{PRODUCTION}' as production
-                  from read_parquet($files, hive_partitioning = false) group by all
+                  from {scan(files[day])} group by all
                 )
-                """,
-                {"files": [str(file) for file in files]},
+                """
             ).fetchall()
-    with staging.transaction() as transaction:
+    with lake.staging.database.transaction() as transaction:
         cleaned = dict(
             transaction.fetch(
                 f"select {feed.event_time}::date, count(*) from public.{quote(feed.name)} "

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from user_pipeline.errors import PermanentError
-from user_pipeline.lake.files import fetch
+from user_pipeline.lake.transfer import fetch
 from user_pipeline.masking import shorten
-from user_pipeline.resources.postgres import Databases, Postgres, literal, quote
+from user_pipeline.resources.postgres import Postgres, quote
+from user_pipeline.warehouse.tables import exists
 
 if TYPE_CHECKING:
     import duckdb
 
     from user_pipeline.engines.duckdb import Engine
-    from user_pipeline.resources.storage import ObjectStorage
+    from user_pipeline.lake.lake import Lake
 
 STALE, LOST, NOT_MATERIALIZED = "stale", "lost", "not materialized"
 MISSING, EXTRA, DIFFERENT = "missing", "extra", "different"
@@ -116,21 +117,13 @@ class Recompute:
     tables ``kept.<name>`` of a database file in the scratch directory.
 
     Attributes:
-        storage: has the lake.
-        databases: staging and analytics.
+        lake: the lake, and the databases with its registries.
         engine: computes, within its memory limit.
         connection: of the engine.
     """
 
-    def __init__(
-        self,
-        storage: "ObjectStorage",
-        engine: "Engine",
-        databases: Databases,
-        connection: "duckdb.DuckDBPyConnection",
-    ) -> None:
-        self.storage = storage
-        self.databases = databases
+    def __init__(self, lake: "Lake", engine: "Engine", connection: "duckdb.DuckDBPyConnection") -> None:
+        self.lake = lake
         self.engine = engine
         self.connection = connection
         self._scratch = engine.new_scratch("lake")
@@ -188,30 +181,39 @@ class Recompute:
     def load(self, database: Postgres, table: str, shape: Shape, where: str = "") -> None:
         """Bring rows of a table into ``actual``; none of a table that is missing."""
         self.empty("actual", shape)
-        if exists(database, table):
-            columns = ", ".join(map(quote, shape.columns))
-            with database.query(f"select {columns} from public.{quote(table)}{where}") as reader:
-                self.connection.from_arrow(reader).insert_into("actual")
+        with database.transaction() as transaction:
+            if exists(transaction, table):
+                columns = ", ".join(map(quote, shape.columns))
+                rows = transaction.stream(f"select {columns} from public.{quote(table)}{where}")
+                self.connection.from_arrow(rows).insert_into("actual")
+
+    def load_files(self, shape: Shape, paths: Sequence[str]) -> None:
+        """Bring the rows of files of the lake into ``actual``.
+
+        Raises:
+            LakeError: one is not there.
+        """
+        self.empty("actual", shape)
+        for path in paths:
+            with self.file(path) as file:
+                self.connection.execute(
+                    f"insert into actual select {', '.join(shape.columns)} "
+                    "from read_parquet($file, hive_partitioning = false)",
+                    {"file": str(file)},
+                )
 
     @contextmanager
     def file(self, path: str) -> Iterator[Path]:
         """An object of the lake as a local file, for as long as the block lasts."""
         target = self._scratch / "fetched.parquet"
         try:
-            file = fetch(self.storage, path, target)
+            file = fetch(self.lake.storage, path, target)
         except FileNotFoundError:
-            raise LakeError(self.storage.lake_url(path)) from None
+            raise LakeError(self.lake.storage.lake_url(path)) from None
         try:
             yield file
         finally:
             target.unlink(missing_ok=True)
-
-
-def exists(database: Postgres, table: str) -> bool:
-    """Whether a database has a table."""
-    with database.transaction() as transaction:
-        [(there,)] = transaction.fetch(f"select to_regclass({literal('public.' + table)}) is not null")
-    return bool(there)
 
 
 def _named(shape: Shape, key: Sequence[str | None], columns: Sequence[str]) -> str:

@@ -1,15 +1,14 @@
-"""What is kept by the day: raw partitions, cleaned tables and each day's contributions."""
+"""What is kept by the day: raw partitions, cleaned rows and daily aggregates."""
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 
 from user_pipeline.ingest.batch import row_hash
+from user_pipeline.ingest.entries import ObjectDay
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
 from user_pipeline.ingest.manifest import Manifest
-from user_pipeline.lake.files import export_path
-from user_pipeline.lake.registry import LakeFile, Registry
+from user_pipeline.lake.registry import LakeFile
 from user_pipeline.reconcile.comparing import (
     LOST,
     NOT_MATERIALIZED,
@@ -18,10 +17,10 @@ from user_pipeline.reconcile.comparing import (
     Difference,
     Recompute,
     Shape,
-    exists,
     some,
 )
 from user_pipeline.resources.postgres import Postgres, quote
+from user_pipeline.warehouse.tables import exists
 
 _DAY = timedelta(days=1)
 _RAW = {
@@ -42,14 +41,15 @@ _DAILY = {
         ("day", "user_id", "url", "count", "last_viewed"), ("day", "user_id", "url"), ("day", "user_id", "url")
     ),
 }
+_AGGREGATE = {mart: Shape(shape.columns[1:], shape.key[1:], shape.paired_by[1:]) for mart, shape in _DAILY.items()}
 _MART_OF = {"user_updates": "users", "page_views": "user_page_views"}
-_CONTRIBUTIONS = {
+_AGGREGATES = {
     "user_updates": """
-        select updated_at::date as day, user_id, email, name, updated_at from expected
+        select user_id, email, name, updated_at from expected
         qualify row_number() over (partition by user_id order by updated_at desc, email desc, name desc) = 1
     """,
     "page_views": """
-        select ts::date as day, user_id, url, count(*) as count, max(ts) as last_viewed from expected group by all
+        select user_id, url, count(*) as count, max(ts) as last_viewed from expected group by all
     """,
 }
 
@@ -61,45 +61,55 @@ class Days:
         self._work = work
 
     def compare(self, feed: Feed, first: date | None, last: date | None) -> list[Comparison]:
-        """Raw asset, cleaned table and contributions of a feed, day by day."""
+        """Raw asset, cleaned files and table, and daily aggregates of a feed, day by day."""
         mart = _MART_OF[feed.name]
-        raw, cleaned, daily = Comparison(f"raw_{feed.name}"), Comparison(feed.name), Comparison(f"{mart}_daily")
-        staging, analytics = self._work.databases.staging, self._work.databases.analytics
-        in_cleaned = _counts(staging, cleaned.table, feed.event_time)
-        in_daily = _counts(analytics, daily.table, "day")
-        # That a table once had a day shows in what is made from it.
-        in_mart = set(_counts(analytics, mart, "updated_at" if mart == "users" else "last_viewed"))
-        if mart == "user_page_views":
-            in_mart |= self._stored_days(export_path(mart, ""))
-        registry = Registry("staging", staging, self._work.storage)
-        manifest = Manifest(feed, registry)
-        made_of, versions = registry.partitions(raw.table), registry.versions(raw.table)
-        materialized = set(made_of)
-        self._work.empty(f"kept.{daily.table}", _DAILY[mart])
+        raw, files, table = Comparison(f"raw_{feed.name}"), Comparison(f"files of {feed.name}"), Comparison(feed.name)
+        daily = Comparison(f"files of {mart}")
+        staging, analytics = self._work.lake.staging, self._work.lake.analytics
+        in_table = _counts(staging.database, table.table, feed.event_time)
+        materialized = staging.partitions(raw.table)
+        cleaned, aggregated = staging.partitions(feed.name), analytics.partitions(mart)
+        self._work.empty(f"kept.{mart}_daily", _DAILY[mart])
 
         def wanted(days: Iterable[date]) -> list[date]:
             return sorted(day for day in days if (first or day) <= day <= (last or day))
 
+        manifest = Manifest(feed, staging)
+        versions = staging.versions(raw.table)
         for day in wanted(materialized):
-            self._raw(manifest, raw, day, made_of[day], versions[day])
+            self._raw(manifest, raw, day, materialized[day], versions[day])
             self._work.connection.execute(
                 f"create or replace temp table expected as select distinct {', '.join(feed.columns)} "
                 "from delivered where environment = 'production'"
             )
-            self._day(
-                *(cleaned, _CLEANED[feed.name], staging, feed.event_time, day),
-                present=in_cleaned,
-                downstream=in_mart.union(in_daily),
-            )
-            self._work.connection.execute(f"create or replace temp table expected as {_CONTRIBUTIONS[feed.name]}")
-            if self._day(daily, _DAILY[mart], analytics, "day", day, present=in_daily, downstream=in_mart):
-                self._work.keep(daily.table, "from expected")
-        for comparison, present in ((cleaned, in_cleaned), (daily, in_daily)):
-            comparison.differences += [
-                Difference(NOT_MATERIALIZED, day, present[day]) for day in wanted(set(present) - materialized)
-            ]
-        raw.absent = wanted(set(manifest.changes()) - materialized)
-        return [raw, cleaned, daily]
+            if self._files(files, _CLEANED[feed.name], day, cleaned):
+                table.days += 1
+                condition = f" where {feed.event_time} >= '{day}' and {feed.event_time} < '{day + _DAY}'"
+                self._work.load(staging.database, table.table, _CLEANED[feed.name], condition)
+                table.differences += self._work.compare(_CLEANED[feed.name], "expected", day, table)
+            self._work.connection.execute(f"create or replace temp table expected as {_AGGREGATES[feed.name]}")
+            if self._files(daily, _AGGREGATE[mart], day, aggregated):
+                self._work.keep(
+                    f"{mart}_daily", f"select '{day}'::date, {', '.join(_AGGREGATE[mart].columns)} from expected"
+                )
+        table.differences += [
+            Difference(NOT_MATERIALIZED, day, in_table[day]) for day in wanted(set(in_table) - set(cleaned))
+        ]
+        raw.absent = wanted(set(manifest.changes()) - set(materialized))
+        return [raw, files, table, daily]
+
+    def _files(
+        self, comparison: Comparison, shape: Shape, day: date, partitions: Mapping[date, Sequence[LakeFile]]
+    ) -> bool:
+        """Compare the files of a day with ``expected``; False if the day was never written."""
+        if day not in partitions:
+            if self._work.number("expected"):
+                comparison.absent.append(day)
+            return False
+        comparison.days += 1
+        self._work.load_files(shape, [file.path for file in partitions[day]])
+        comparison.differences += self._work.compare(shape, "expected", day, comparison)
+        return True
 
     def _raw(
         self, manifest: Manifest, comparison: Comparison, day: date, files: Sequence[LakeFile], version: int
@@ -111,65 +121,53 @@ class Days:
             comparison: of the raw asset.
             day: the day.
             files: what the raw day is made of.
-            version: the commit that says so.
+            version: the commit that made it so.
         """
         shape = _RAW[manifest.feed.name]
         columns = ", ".join(shape.columns)
-        delivered, changed = self._delivered(manifest, day)
+        changed = manifest.changes(days=[day]).get(day, 0)
+        brought = {entry.key: entry.days[day] for entry in manifest.entries(day)}
+        keys_by_path: dict[str, list[str]] = defaultdict(list)
+        for key, on_day in brought.items():
+            keys_by_path[on_day.file.path].append(key)
         self._work.empty("delivered", shape)
-        by_path: dict[str, list[str]] = defaultdict(list)
-        for path, key, *_ in delivered:
-            by_path[path].append(key)
-        for path, keys in by_path.items():
+        for path, keys in keys_by_path.items():
             with self._work.file(path) as file:
                 self._work.connection.execute(
                     f"insert into delivered select {columns} from read_parquet($file, hive_partitioning = false) "
                     "semi join (select unnest($keys::varchar[]) as source_object) using (source_object)",
                     {"file": str(file), "keys": keys},
                 )
-        comparison.differences += self._lost(manifest, day, delivered)
-        self._work.empty("actual", shape)
-        for stored in files:
-            with self._work.file(stored.path) as file:
-                self._work.connection.execute(
-                    f"insert into actual select {columns} from read_parquet($file, hive_partitioning = false)",
-                    {"file": str(file)},
-                )
+        comparison.differences += self._lost(manifest.feed, day, brought)
+        self._work.load_files(shape, [file.path for file in files])
         comparison.days += 1
         found = self._work.compare(shape, "delivered", day, comparison)
         if found and changed > version:
-            objects = self._differing()
-            found = [Difference(STALE, day, sum(difference.rows for difference in found), some(objects))]
+            found = [Difference(STALE, day, sum(difference.rows for difference in found), some(self._differing()))]
             # What is made from the day is right if it fits what the day holds.
             self._work.connection.execute("create or replace temp table delivered as from actual")
         comparison.differences += found
 
-    def _delivered(self, manifest: Manifest, day: date) -> tuple[list[tuple[str, str, int, str]], int]:
-        """What the manifest says of a day: part file, key, rows and digest of each object; and when it changed last."""
-        entries = [(entry.key, entry.days[day]) for entry in manifest.entries(day)]
-        delivered = [(brought.file.path, key, brought.rows, brought.digest) for key, brought in entries]
-        return delivered, manifest.changes(days=[day]).get(day, 0)
-
-    def _lost(
-        self, manifest: Manifest, day: date, delivered: Sequence[tuple[str, str, int, str]]
-    ) -> Iterator[Difference]:
+    def _lost(self, feed: Feed, day: date, brought: Mapping[str, ObjectDay]) -> Iterator[Difference]:
         """Objects whose rows of a day are not as many as the manifest says, or not those."""
         import duckdb
 
         found = {
             key: (rows, f"{duckdb.__version__}:{digest}")
             for key, rows, digest in self._work.connection.execute(
-                f"select source_object, count(*), printf('%016x', bit_xor({row_hash(manifest.feed)})) "
+                f"select source_object, count(*), printf('%016x', bit_xor({row_hash(feed)})) "
                 "from delivered group by all"
             ).fetchall()
         }
         lost, examples = 0, []
-        for _, key, rows, digest in delivered:
-            rows_found, digest_found = found.get(key, (0, ""))
-            if rows_found != rows:
-                lost += abs(rows - rows_found)
-                examples.append(f"{key}: {rows_found} of {rows} rows")
-            elif digest_found != digest and _engine_of(digest) == duckdb.__version__:
+        for key, on_day in brought.items():
+            rows, digest = found.get(key, (0, ""))
+            # Another version of the engine may have other hashes.
+            is_comparable = on_day.digest.startswith(f"{duckdb.__version__}:")
+            if rows != on_day.rows:
+                lost += abs(on_day.rows - rows)
+                examples.append(f"{key}: {rows} of {on_day.rows} rows")
+            elif is_comparable and digest != on_day.digest:
                 lost += rows
                 examples.append(f"{key}: other rows")
         if lost:
@@ -180,45 +178,10 @@ class Days:
         differing = "select distinct source_object from differences order by 1"
         return [name for (name,) in self._work.connection.execute(differing).fetchall()]
 
-    def _day(
-        self,
-        comparison: Comparison,
-        shape: Shape,
-        database: Postgres,
-        column: str,
-        day: date,
-        *,
-        present: Mapping[date, int],
-        downstream: set[date],
-    ) -> bool:
-        """Compare a day of a table with ``expected``; False if the table was never given that day."""
-        if day not in present and day not in downstream and self._work.number("expected"):
-            comparison.absent.append(day)
-            return False
-        comparison.days += 1
-        self._work.load(database, comparison.table, shape, f" where {column} >= '{day}' and {column} < '{day + _DAY}'")
-        comparison.differences += self._work.compare(shape, "expected", day, comparison)
-        return True
-
-    def _stored_days(self, path: str) -> set[date]:
-        """The days of which the lake has a file; ``path`` is such a file's, without the day."""
-        folder, _, file = path.partition("date=")
-        found = set()
-        for item in (item for page in self._work.storage.lake.list(folder) for item in page):
-            day = item["path"].removeprefix(f"{folder}date=").removesuffix(file)
-            if re.fullmatch(r"\d{4}-\d{2}-\d{2}", day):
-                found.add(date.fromisoformat(day))
-        return found
-
-
-def _engine_of(digest: str) -> str:
-    """The version of the engine that made a digest: another one may have other hashes."""
-    return digest.partition(":")[0]
-
 
 def _counts(database: Postgres, table: str, day: str) -> dict[date, int]:
     """How many rows a table has of each day; none if it is missing."""
-    if not exists(database, table):
-        return {}
     with database.transaction() as transaction:
+        if not exists(transaction, table):
+            return {}
         return dict(transaction.fetch(f"select {day}::date, count(*) from public.{quote(table)} group by 1"))

@@ -4,12 +4,13 @@ from datetime import date
 
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES
 from user_pipeline.ingest.manifest import Manifest
-from user_pipeline.io_managers.snapshots import served_in
-from user_pipeline.lake.files import partition_path
-from user_pipeline.recommendations.snapshot import Choices, History, Window, in_codes, number, write_recommendations
-from user_pipeline.reconcile.comparing import NO_SNAPSHOT, Comparison, Difference, LakeError, Recompute, Shape, exists
+from user_pipeline.recommendations.history import History, Window, in_codes, number
+from user_pipeline.recommendations.snapshot import Choices, write_recommendations
+from user_pipeline.reconcile.comparing import NO_SNAPSHOT, Comparison, Difference, LakeError, Recompute, Shape
 from user_pipeline.reconcile.full_refresh import rejects_files
 from user_pipeline.resources.postgres import literal
+from user_pipeline.warehouse.snapshots import served_day
+from user_pipeline.warehouse.tables import exists
 
 _WHOLE = {
     "users": Shape(("user_id", "email", "name", "updated_at"), ("user_id",), ("user_id",)),
@@ -29,7 +30,7 @@ def rejected_lines(work: Recompute) -> Comparison:
     """The table of rejected lines against the rejects in the lake."""
     work.empty("kept.rejects", _REJECTS)
     for feed in (USER_UPDATES, PAGE_VIEWS):
-        for path, keys in rejects_files(Manifest.of(feed, work.storage, work.databases)).items():
+        for path, keys in rejects_files(Manifest(feed, work.lake.staging)).items():
             with work.file(path) as file:
                 work.connection.execute(
                     "insert into kept.rejects select $feed, source_object, source_line, reason, line "
@@ -37,7 +38,7 @@ def rejected_lines(work: Recompute) -> Comparison:
                     {"feed": feed.name, "file": str(file), "keys": keys},
                 )
     comparison = Comparison("rejected_lines")
-    work.load(work.databases.staging, "rejected_lines", _REJECTS)
+    work.load(work.lake.staging.database, "rejected_lines", _REJECTS)
     comparison.differences += work.compare(_REJECTS, "kept.rejects", None, comparison)
     return comparison
 
@@ -66,13 +67,13 @@ def user_page_views(work: Recompute) -> Comparison:
 
 
 def page_recommendations(work: Recompute) -> Comparison:
-    """The recommendations of the day that is served, learned anew from the contributions of the days.
+    """The recommendations of the day that is served, learned anew from the daily aggregates.
 
     Those of earlier days are as their runs made them, from what there was then.
     """
     comparison = Comparison("page_recommendations")
     work.empty("kept.page_recommendations", _RECOMMENDATIONS)
-    work.load(work.databases.analytics, comparison.table, _RECOMMENDATIONS)
+    work.load(work.lake.analytics.database, comparison.table, _RECOMMENDATIONS)
     if day := _served(work):
         if not (choices := _choices(work, day)):
             comparison.differences.append(Difference(NO_SNAPSHOT, day, work.number("actual")))
@@ -89,8 +90,9 @@ def page_recommendations(work: Recompute) -> Comparison:
 
 def _choices(work: Recompute, day: date) -> Choices | None:
     """What the snapshot of the day was made with; None if it is gone or does not say."""
+    [path] = [file.path for file in work.lake.analytics.partitions("page_recommendations", [day]).get(day, [])] or [""]
     try:
-        with work.file(partition_path("page_recommendations", day.isoformat())) as file:
+        with work.file(path) as file:
             return Choices.of(file)
     except (LakeError, KeyError):
         return None
@@ -98,17 +100,15 @@ def _choices(work: Recompute, day: date) -> Choices | None:
 
 def _served(work: Recompute) -> date | None:
     """The day the table is as of; None if there is none yet."""
-    if not exists(work.databases.analytics, "page_recommendations_day"):
-        return None
-    with work.databases.analytics.transaction() as transaction:
-        return served_in(transaction, "page_recommendations")
+    with work.lake.analytics.database.transaction() as transaction:
+        return served_day(transaction) if exists(transaction, "page_recommendations_day") else None
 
 
 def _history(work: Recompute, window: Window) -> History:
     pairs = "select user_id, url from kept.user_page_views_daily where "
     # One of its own: the numbers are in temporary tables, users among them.
     with work.connection.cursor() as connection:
-        viewed = connection.sql(pairs + window.condition)
+        viewed = connection.sql(f"{pairs} day >= '{window.first}' and day < '{window.end}'")
         number(connection, viewed)
         before = connection.sql(f"{pairs} day < '{window.first}'")
         return in_codes(connection, viewed, before, connection.sql("select user_id, email from kept.users"))
@@ -116,6 +116,6 @@ def _history(work: Recompute, window: Window) -> History:
 
 def _whole(work: Recompute, table: str) -> Comparison:
     comparison = Comparison(table)
-    work.load(work.databases.analytics, table, _WHOLE[table])
+    work.load(work.lake.analytics.database, table, _WHOLE[table])
     comparison.differences += work.compare(_WHOLE[table], f"kept.{table}", None, comparison)
     return comparison

@@ -1,10 +1,10 @@
 """Does everything stored equal a full recompute? Worked out anew from the lake, and compared row by row.
 
-The manifest and the part files in the lake are the truth of what was delivered. From them the raw partitions, the
-cleaned tables, each day's contributions and the tables people query are computed with one plain query each,
-which share nothing with the transforms and the statements that maintain the tables. A day counts as
-materialized if the registry knows its raw partition: that can be told on any machine with the settings, whatever
-Dagster's own storage knows.
+The manifest and the part files of the lake are the truth of what was delivered. From them the raw partitions, the
+cleaned rows, the daily aggregates and the tables people query are computed with one plain query each, which share
+nothing with the transforms and the statements that keep the tables. Both are compared: the files of the lake and the
+tables. A day counts as materialized if the registry has its raw partition: that can be told on any machine with the
+settings, whatever Dagster's own storage knows.
 
 Days go by one at a time; what has to be kept of them is in a database file in the scratch directory, and what
 does not fit into the memory limit is spilled there. It reads while others may write: a day that is materialized again
@@ -19,17 +19,16 @@ from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES
 from user_pipeline.reconcile import tables
 from user_pipeline.reconcile.comparing import Comparison, Recompute
 from user_pipeline.reconcile.days import Days
-from user_pipeline.resources.postgres import Databases, literal
+from user_pipeline.resources.postgres import literal
 
 if TYPE_CHECKING:
     from user_pipeline.engines.duckdb import Engine
-    from user_pipeline.resources.storage import ObjectStorage
+    from user_pipeline.lake.lake import Lake
 
 
 def verify(
-    storage: "ObjectStorage",
+    lake: "Lake",
     engine: "Engine",
-    databases: Databases,
     *,
     first: date | None = None,
     last: date | None = None,
@@ -37,9 +36,8 @@ def verify(
     """Compare everything that is materialized with a recompute from the lake.
 
     Args:
-        storage: where the lake is.
+        lake: the lake, and the databases with its registries.
         engine: computes, within its memory limit.
-        databases: staging and analytics.
         first: the first day to compare; with either limit set only tables that are kept by the day are compared,
             because the others need all days.
         last: the last one.
@@ -53,7 +51,7 @@ def verify(
     with engine.connect() as connection:
         connection.execute(f"attach {literal(str(engine.new_scratch('verify') / 'verify.duckdb'))} as kept")
         try:
-            work = Recompute(storage, engine, databases, connection)
+            work = Recompute(lake, engine, connection)
             days = Days(work)
             yield from days.compare(USER_UPDATES, first, last)
             yield from days.compare(PAGE_VIEWS, first, last)

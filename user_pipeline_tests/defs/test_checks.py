@@ -92,7 +92,7 @@ def tamper(platform: Platform, feed: Feed, change: Callable[[Any], Any]) -> None
 
 def rewrite(platform: Platform, asset: str, day: str, query: str) -> None:
     """Replace a stored day by a query of its rows."""
-    file = platform.root / f"lake/{asset}/date={day}/{asset}.parquet"
+    file = platform.lake_file(asset, day)
     with duckdb.connect() as connection:
         table = connection.execute(
             query.format(f"read_parquet({literal(str(file))}, hive_partitioning=false)")

@@ -97,7 +97,10 @@ def test_a_run_that_is_told_to_stop_tries_nothing_again(
     assert list((platform.root / "scratch").iterdir()) == []
 
 
-def test_a_signal_is_noted_inside_the_block_alone() -> None:
+def test_a_signal_is_noted_inside_the_block_alone(request: pytest.FixtureRequest) -> None:
+    # A shell that starts the tests in the background has them ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     assert not interrupts.is_told()
     with interrupts.watched(lambda: None):
         assert not interrupts.is_told()

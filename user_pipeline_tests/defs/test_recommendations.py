@@ -41,7 +41,7 @@ def table(platform: Platform) -> dict[int, str]:
 
 
 def snapshot(platform: Platform, day: str) -> dict[int, str]:
-    file = platform.root / f"lake/page_recommendations/date={day}/page_recommendations.parquet"
+    file = platform.lake_file("page_recommendations", day)
     rows = pq.ParquetFile(file).read().to_pylist()
     return letters([(row["user_id"], row["recommended_url"]) for row in rows])
 
@@ -207,7 +207,7 @@ def test_the_asset_computes_every_day_before_one_is_stored(two_days: Platform, m
     assert list(given) == DAY[:2]
     for day, (path, content, shown) in given.items():
         assert not path.exists()
-        stored = two_days.root / f"lake/page_recommendations/date={day}/page_recommendations.parquet"
+        stored = two_days.lake_file("page_recommendations", day)
         assert stored.read_bytes() == content
         assert {"users", "rows", "window_days", "seconds_computing"} <= set(shown)
         assert {name: said[day][name] for name in shown} == shown

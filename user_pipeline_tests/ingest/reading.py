@@ -37,7 +37,7 @@ class Read:
 
 def manifest_of(platform: Platform, feed: Feed = PAGE_VIEWS) -> Manifest:
     """The manifest of a feed, opened anew."""
-    return Manifest.of(feed, platform.storage, platform.databases)
+    return Manifest(feed, platform.lake.staging)
 
 
 def ingest(
@@ -56,7 +56,6 @@ def ingest(
         ingested = read_new_objects(
             manifest,
             source or platform.storage.source,
-            platform.storage,
             engine,
             limits=limits or platform.settings.object_limits,
             start_date=start,
@@ -76,7 +75,7 @@ def rows(platform: Platform, feed: Feed = PAGE_VIEWS, day: date = FIRST) -> list
     """The rows of a day, in the order of their lines."""
     manifest = manifest_of(platform, feed)
     with platform.engine() as engine:
-        made = raw_day(manifest, platform.storage, engine, day, manifest.parts([day])[day])
+        made = raw_day(manifest, engine, day, manifest.parts([day])[day])
         files = [made.written] if made.written else [platform.storage.lake_file(file.path) for file in made.pinned]
         found: list[dict[str, Any]] = (
             engine.connect()

@@ -32,6 +32,9 @@ UPDATES = pa.schema(
         ("environment", pa.string()),
     ]
 )
+DAILY = pa.schema(
+    [("user_id", pa.int64()), ("url", pa.string()), ("count", pa.int64()), ("last_viewed", pa.timestamp("us"))]
+)
 WHERE_FROM = [("source_object", pa.string()), ("source_line", pa.int64())]
 
 Row = dict[str, Any]
@@ -44,7 +47,8 @@ def _pyspark(table: pa.Table) -> Any:
 
 
 ENGINES: dict[str, Callable[[pa.Table], Any]] = {
-    "duckdb": lambda table: duckdb.connect().from_arrow(table),
+    # Of one connection: frames of several cannot be joined.
+    "duckdb": lambda table: duckdb.default_connection().from_arrow(table),
     "polars": lambda table: pl.DataFrame(table).lazy(),
     "pandas": lambda table: table.to_pandas(),
     "pyarrow": lambda table: table,
@@ -82,14 +86,18 @@ cases = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCh
 
 def on(engine: str, schema: pa.Schema, rows: Iterable[Row], transform: Callable[[Frame], Frame]) -> Counter[Any]:
     """A transform's answer on an engine, as a bag of rows; what it was given is as it was before."""
-    table = pa.Table.from_pylist(list(rows), schema=schema)
-    native = ENGINES[engine](table)
-    before = _bag(nw.from_native(native).lazy())
-    result = transform(nw.from_native(native).lazy())
+    given_rows = native(engine, schema, rows)
+    before = _bag(given_rows)
+    result = transform(given_rows)
     assert isinstance(result, nw.LazyFrame)
     answer = _bag(result)
-    assert _bag(nw.from_native(native).lazy()) == before
+    assert _bag(given_rows) == before
     return answer
+
+
+def native(engine: str, schema: pa.Schema, rows: Iterable[Row]) -> Frame:
+    """Rows as a lazy frame of an engine."""
+    return nw.from_native(ENGINES[engine](pa.Table.from_pylist(list(rows), schema=schema))).lazy()
 
 
 def _bag(frame: Frame) -> Counter[Any]:
@@ -157,16 +165,16 @@ def test_delivered_rows_are_counted_and_those_of_production(engine: str, rows: l
         for email, name in [("b@x.org", "A"), ("B@x.org", "Z"), ("é@x.org", "a"), ("é@x.org", "B"), ("z@x.org", "😀")]
     ]
 )
-def test_the_latest_update_of_a_day_does_not_depend_on_collation_or_order(engine: str, rows: list[Row]) -> None:
+def test_the_latest_update_of_a_user_does_not_depend_on_collation_or_order(engine: str, rows: list[Row]) -> None:
     # Code points and UTF-8 bytes sort alike.
-    latest: dict[tuple[datetime, int], tuple[datetime, bytes, bytes]] = {}
+    latest: dict[int, tuple[datetime, bytes, bytes]] = {}
     for row in rows:
-        key = midnight(row["updated_at"]), row["user_id"]
+        key = row["user_id"]
         rank = row["updated_at"], row["email"].encode(), row["name"].encode()
         latest[key] = max(rank, latest.get(key, rank))
     expected = [
-        {"day": day, "user_id": user_id, "email": email.decode(), "name": name.decode(), "updated_at": updated_at}
-        for (day, user_id), (updated_at, email, name) in latest.items()
+        {"user_id": user_id, "email": email.decode(), "name": name.decode(), "updated_at": updated_at}
+        for user_id, (updated_at, email, name) in latest.items()
     ]
     assert on(engine, UPDATES, rows, marts.latest_updates) == bag(expected)
     assert on(engine, UPDATES, rows[::-1], marts.latest_updates) == bag(expected)
@@ -176,23 +184,100 @@ def test_the_latest_update_of_a_day_does_not_depend_on_collation_or_order(engine
 @cases
 @given(views)
 @example([])
-def test_page_views_are_counted_by_day_user_and_page(engine: str, rows: list[Row]) -> None:
-    pairs: dict[tuple[datetime, int, str], list[datetime]] = {}
+def test_page_views_are_counted_by_user_and_page(engine: str, rows: list[Row]) -> None:
+    assert on(engine, VIEWS, rows, marts.daily_page_views) == bag(aggregate(rows))
+
+
+def aggregate(rows: Iterable[Row]) -> list[Row]:
+    """The daily aggregate of some views, as :func:`marts.daily_page_views` gives it."""
+    pairs: dict[tuple[int, str], list[datetime]] = {}
     for row in rows:
-        pairs.setdefault((midnight(row["ts"]), row["user_id"], row["url"]), []).append(row["ts"])
-    expected = [
-        {"day": day, "user_id": user_id, "url": url, "count": len(ts), "last_viewed": max(ts)}
-        for (day, user_id, url), ts in pairs.items()
+        pairs.setdefault((row["user_id"], row["url"]), []).append(row["ts"])
+    return [
+        {"user_id": user_id, "url": url, "count": len(ts), "last_viewed": max(ts)}
+        for (user_id, url), ts in pairs.items()
     ]
-    assert on(engine, VIEWS, rows, marts.daily_page_views) == bag(expected)
+
+
+def by_day(rows: Iterable[Row]) -> list[Row]:
+    """The daily aggregates of views of several days, one after the other."""
+    days: dict[datetime, list[Row]] = {}
+    for row in rows:
+        days.setdefault(midnight(row["ts"]), []).append(row)
+    return [pair for day in days.values() for pair in aggregate(day)]
+
+
+@on_every_engine
+@cases
+@given(views)
+@example([])
+def test_daily_aggregates_add_up_to_those_of_all_days(engine: str, rows: list[Row]) -> None:
+    total = aggregate(rows)
+    assert on(engine, DAILY, by_day(rows), marts.add_up_page_views) == bag(total)
+    last = [{name: pair[name] for name in ("user_id", "url", "last_viewed")} for pair in total]
+    assert on(engine, DAILY, by_day(rows), marts.last_views) == bag(last)
+
+
+@on_every_engine
+@cases
+@given(views, views)
+@example([], [])
+def test_what_changes_is_what_is_between_the_aggregates_of_before_and_now(
+    engine: str, old: list[Row], new: list[Row]
+) -> None:
+    before = {(pair["user_id"], pair["url"]): pair for pair in aggregate(old)}
+    now = {(pair["user_id"], pair["url"]): pair for pair in aggregate(new)}
+    nothing = {"count": 0, "last_viewed": None}
+    expected = [
+        {
+            "user_id": key[0],
+            "url": key[1],
+            "count": now.get(key, nothing)["count"] - before.get(key, nothing)["count"],
+            "last_viewed": now.get(key, nothing)["last_viewed"],
+            "old_last_viewed": before.get(key, nothing)["last_viewed"],
+        }
+        for key in before.keys() | now.keys()
+    ]
+    changes = [row for row in expected if row["count"] or row["last_viewed"] != row["old_last_viewed"]]
+    both = [native(engine, DAILY, by_day(rows)) for rows in (new, old)]
+    assert _bag(marts.changed_page_views(*both)) == bag(changes)
+
+
+@on_every_engine
+@cases
+@given(updates, updates)
+@example([], [])
+def test_users_without_an_update_any_more_are_named_once(engine: str, old: list[Row], new: list[Row]) -> None:
+    expected = {row["user_id"] for row in old} - {row["user_id"] for row in new}
+    both = [native(engine, UPDATES, rows) for rows in (old, new)]
+    assert _bag(marts.users_without_update(*both)) == bag({"user_id": user} for user in expected)
+
+
+@on_every_engine
+@cases
+@given(views, updates)
+@example([], [])
+def test_each_pair_has_the_e_mail_of_its_user_or_none(engine: str, rows: list[Row], known: list[Row]) -> None:
+    users = {row["user_id"]: row for row in known}
+    expected = [
+        {
+            "user_id": pair["user_id"],
+            "email": users.get(pair["user_id"], {}).get("email"),
+            **{name: pair[name] for name in ("url", "count", "last_viewed")},
+        }
+        for pair in aggregate(rows)
+    ]
+    pairs, people = native(engine, DAILY, aggregate(rows)), native(engine, UPDATES, users.values())
+    assert _bag(marts.with_emails(pairs, people)) == bag(expected)
 
 
 @on_every_engine
 @pytest.mark.parametrize(
     ("transform", "schema", "types"),
     [
-        (marts.daily_page_views, VIEWS, [nw.Datetime, nw.Int64, nw.String, nw.Int64, nw.Datetime]),
-        (marts.latest_updates, UPDATES, [nw.Datetime, nw.Int64, nw.String, nw.String, nw.Datetime]),
+        (marts.daily_page_views, VIEWS, [nw.Int64, nw.String, nw.Int64, nw.Datetime]),
+        (marts.latest_updates, UPDATES, [nw.Int64, nw.String, nw.String, nw.Datetime]),
+        (marts.add_up_page_views, DAILY, [nw.Int64, nw.String, nw.Int64, nw.Datetime]),
         (cleaned.count_environments, VIEWS, [nw.Int64, nw.Int64]),
         (cleaned.clean_page_views, VIEWS, [nw.Datetime, nw.String, nw.String, nw.Int64]),
         (cleaned.clean_user_updates, UPDATES, [nw.Datetime, nw.Int64, nw.String, nw.String, nw.String]),
@@ -206,8 +291,7 @@ def test_types_are_the_tables_types_whether_there_are_rows_or_none(
         name: "x" for name in ("url", "email", "name") if name in schema.names
     }
     for rows in ([], [row]):
-        native = ENGINES[engine](pa.Table.from_pylist(rows, schema=schema))
-        given_types = transform(nw.from_native(native).lazy()).collect_schema().dtypes()
+        given_types = transform(native(engine, schema, rows)).collect_schema().dtypes()
         assert [type(kind) for kind in given_types] == types
 
 

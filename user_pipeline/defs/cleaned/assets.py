@@ -1,9 +1,14 @@
 """Cleaned: production only, every event once, in the staging database."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
-from user_pipeline.defs.common import PERSONAL, column_lineage, column_schema, daily_asset
-from user_pipeline.io_managers.postgres import PerPartition
+import dagster as dg
+
+from user_pipeline.defs.common import PERSONAL, column_lineage, column_schema, daily_asset, file_of
+from user_pipeline.engines.duckdb import Engine
+from user_pipeline.errors import never_retried
+from user_pipeline.io_managers.partitioned import PARTITIONED, File, Partitioned
 from user_pipeline.transforms import Frame
 from user_pipeline.transforms.cleaned import clean_page_views, clean_user_updates, count_environments
 
@@ -11,9 +16,10 @@ from user_pipeline.transforms.cleaned import clean_page_views, clean_user_update
 @daily_asset(
     code_version="1",
     group_name="cleaned",
-    kinds={"postgres", "table"},
+    kinds={"postgres", "table", "parquet"},
     tags=PERSONAL,
-    io_manager_key="staging_io_manager",
+    io_manager_key="cleaned_io_manager",
+    dagster_type=PARTITIONED,
     pool="staging_database",
     metadata={
         "partition_expr": "updated_at",
@@ -30,16 +36,17 @@ from user_pipeline.transforms.cleaned import clean_page_views, clean_user_update
         ),
     },
 )
-def user_updates(raw_user_updates: dict[str, Frame]) -> PerPartition:
+def user_updates(raw_user_updates: dict[str, Frame], engine: dg.ResourceParam[Engine]) -> Partitioned[File]:
     """The day's user updates in production, each once."""
-    return _cleaned(raw_user_updates, clean_user_updates)
+    return _cleaned(raw_user_updates, clean_user_updates, engine)
 
 
 @daily_asset(
     code_version="1",
     group_name="cleaned",
-    kinds={"postgres", "table"},
-    io_manager_key="staging_io_manager",
+    kinds={"postgres", "table", "parquet"},
+    io_manager_key="cleaned_io_manager",
+    dagster_type=PARTITIONED,
     pool="staging_database",
     metadata={
         "partition_expr": "ts",
@@ -53,22 +60,25 @@ def user_updates(raw_user_updates: dict[str, Frame]) -> PerPartition:
         **column_lineage(**{name: f"raw_page_views.{name}" for name in ("ts", "url", "environment", "user_id")}),
     },
 )
-def page_views(raw_page_views: dict[str, Frame]) -> PerPartition:
+def page_views(raw_page_views: dict[str, Frame], engine: dg.ResourceParam[Engine]) -> Partitioned[File]:
     """The day's page views in production, each once."""
-    return _cleaned(raw_page_views, clean_page_views)
+    return _cleaned(raw_page_views, clean_page_views, engine)
 
 
-def _cleaned(raw: dict[str, Frame], clean: Callable[[Frame], Frame]) -> PerPartition:
-    """Each day cleaned by itself, for duplicates are of one day; and once it is written, where its rows went."""
+def _cleaned(raw: Mapping[str, Frame], clean: Callable[[Frame], Frame], engine: Engine) -> Partitioned[File]:
+    """Each day cleaned by itself, for duplicates are of one day; with it, where its rows went."""
+    with never_retried():
+        return Partitioned({day: _cleaned_day(day, rows, clean, engine) for day, rows in raw.items()})
 
-    def where_rows_went(day: str, kept: int) -> dict[str, int]:
-        [counts] = count_environments(raw[day]).collect("pyarrow").to_native().to_pylist()
-        rows, production = counts["raw_rows"], counts["production_rows"] or 0
-        return {
-            "raw_rows": rows,
-            "other_environment_rows": rows - production,
-            "duplicate_rows": production - kept,
-            "cleaned_rows": kept,
-        }
 
-    return PerPartition({day: clean(rows) for day, rows in raw.items()}, where_rows_went)
+def _cleaned_day(day: str, raw: Frame, clean: Callable[[Frame], Frame], engine: Engine) -> File:
+    file = file_of(engine, clean(raw), day)
+    [counts] = count_environments(raw).collect("pyarrow").to_native().to_pylist()
+    rows, production, kept = counts["raw_rows"], counts["production_rows"] or 0, file.rows or 0
+    accounts = {
+        "raw_rows": rows,
+        "other_environment_rows": rows - production,
+        "duplicate_rows": production - kept,
+        "cleaned_rows": kept,
+    }
+    return replace(file, metadata={**file.metadata, **accounts})

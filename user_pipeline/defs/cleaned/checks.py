@@ -9,9 +9,9 @@ from user_pipeline.defs.check_results import evaluate_days, fetch, result_of, ro
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.errors import never_retried
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
+from user_pipeline.lake.lake import Lake
 from user_pipeline.reconcile.accounts import account_days
 from user_pipeline.resources.postgres import Databases, Postgres
-from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.transforms.cleaned import PRODUCTION
 
 
@@ -33,7 +33,7 @@ def cleaned_checks(feed: Feed) -> dg.AssetChecksDefinition:
     )
     def checks(
         context: dg.AssetCheckExecutionContext,
-        storage: dg.ResourceParam[ObjectStorage],
+        lake: dg.ResourceParam[Lake],
         engine: dg.ResourceParam[Engine],
         databases: dg.ResourceParam[Databases],
     ) -> Iterator[dg.AssetCheckResult]:
@@ -41,7 +41,7 @@ def cleaned_checks(feed: Feed) -> dg.AssetChecksDefinition:
             yield from evaluate_days(
                 context,
                 lambda days: [
-                    every_row_accounted(feed, storage, engine, databases.staging, days),
+                    every_row_accounted(feed, lake, engine, days),
                     only_production(feed, databases.staging, days),
                     no_duplicates(feed, databases.staging, days),
                 ],
@@ -50,11 +50,9 @@ def cleaned_checks(feed: Feed) -> dg.AssetChecksDefinition:
     return checks
 
 
-def every_row_accounted(
-    feed: Feed, storage: ObjectStorage, engine: Engine, staging: Postgres, days: Sequence[date]
-) -> dg.AssetCheckResult:
+def every_row_accounted(feed: Feed, lake: Lake, engine: Engine, days: Sequence[date]) -> dg.AssetCheckResult:
     """Each day: raw rows = cleaned rows + duplicates + other environments, counted in what is stored."""
-    accounts = account_days(feed, storage, engine, staging, days)
+    accounts = account_days(feed, lake, engine, days)
     return result_of(
         "every_row_accounted",
         feed.name,

@@ -14,8 +14,7 @@ from user_pipeline.errors import never_retried
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
 from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.ingest.reader import Ingested, read_new_objects
-from user_pipeline.resources.postgres import Databases
-from user_pipeline.resources.storage import ObjectStorage
+from user_pipeline.lake.lake import Lake
 
 
 def _source(feed: Feed, kind: str) -> dg.AssetSpec:
@@ -37,34 +36,29 @@ source_page_views = _source(PAGE_VIEWS, "json")
 @unpartitioned_asset(code_version="1", group_name="ingest", kinds={"s3", "csv", "parquet"}, tags=PERSONAL)
 def ingested_user_updates(
     context: dg.AssetExecutionContext,
-    storage: dg.ResourceParam[ObjectStorage],
+    lake: dg.ResourceParam[Lake],
     engine: dg.ResourceParam[Engine],
-    databases: dg.ResourceParam[Databases],
 ) -> dg.MaterializeResult[None]:
     """The objects under UserUpdates/ that were read so far; materializing it reads those that are new or changed."""
-    return _ingest(context, USER_UPDATES, storage, engine, databases)
+    return _ingest(context, USER_UPDATES, lake, engine)
 
 
 @unpartitioned_asset(code_version="1", group_name="ingest", kinds={"s3", "json", "parquet"})
 def ingested_page_views(
     context: dg.AssetExecutionContext,
-    storage: dg.ResourceParam[ObjectStorage],
+    lake: dg.ResourceParam[Lake],
     engine: dg.ResourceParam[Engine],
-    databases: dg.ResourceParam[Databases],
 ) -> dg.MaterializeResult[None]:
     """The objects under PageViews/ that were read so far; materializing it reads those that are new or changed."""
-    return _ingest(context, PAGE_VIEWS, storage, engine, databases)
+    return _ingest(context, PAGE_VIEWS, lake, engine)
 
 
-def _ingest(
-    context: dg.AssetExecutionContext, feed: Feed, storage: ObjectStorage, engine: Engine, databases: Databases
-) -> dg.MaterializeResult[None]:
+def _ingest(context: dg.AssetExecutionContext, feed: Feed, lake: Lake, engine: Engine) -> dg.MaterializeResult[None]:
     """Read what is new in a feed's folder, and report to Dagster which days changed with it."""
     with never_retried():
         ingested = read_new_objects(
-            Manifest.of(feed, storage, databases),
-            storage.source,
-            storage,
+            Manifest(feed, lake.staging),
+            lake.storage.source,
             engine,
             limits=settings.current().object_limits,
             start_date=settings.current().start_date,

@@ -9,9 +9,8 @@ from user_pipeline.defs.ingest.data_versions import ingested_key
 from user_pipeline.errors import never_retried
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
 from user_pipeline.ingest.manifest import Manifest
+from user_pipeline.lake.lake import Lake
 from user_pipeline.masking import mask_key
-from user_pipeline.resources.postgres import Databases
-from user_pipeline.resources.storage import ObjectStorage
 
 
 def ingest_checks(feed: Feed) -> dg.AssetChecksDefinition:
@@ -32,11 +31,9 @@ def ingest_checks(feed: Feed) -> dg.AssetChecksDefinition:
             ),
         ],
     )
-    def checks(
-        storage: dg.ResourceParam[ObjectStorage], databases: dg.ResourceParam[Databases]
-    ) -> Iterator[dg.AssetCheckResult]:
+    def checks(lake: dg.ResourceParam[Lake]) -> Iterator[dg.AssetCheckResult]:
         with never_retried():
-            manifest = Manifest.of(feed, storage, databases)
+            manifest = Manifest(feed, lake.staging)
             yield every_line_accounted(manifest)
             yield no_broken_objects(manifest)
 

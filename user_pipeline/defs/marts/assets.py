@@ -1,22 +1,27 @@
-"""Marts: the tables people query, kept exact by replacing each day's contribution."""
+"""Marts: the tables people query, kept exact by replacing the aggregates of each day."""
+
+from collections.abc import Callable, Mapping
 
 import dagster as dg
 
-from user_pipeline.defs.common import PERSONAL, column_lineage, column_schema, daily_asset
-from user_pipeline.io_managers.postgres import Contributions
+from user_pipeline.defs.common import PERSONAL, column_lineage, column_schema, daily_asset, file_of
+from user_pipeline.engines.duckdb import Engine
+from user_pipeline.errors import never_retried
+from user_pipeline.io_managers.partitioned import PARTITIONED, File, Partitioned
 from user_pipeline.transforms import Frame
-from user_pipeline.transforms.marts import add_up_page_views, daily_page_views, latest_updates
+from user_pipeline.transforms.marts import daily_page_views, latest_updates
 
 
 @daily_asset(
     code_version="1",
     group_name="marts",
-    kinds={"postgres", "table"},
+    kinds={"postgres", "table", "parquet"},
     tags=PERSONAL,
-    io_manager_key="analytics_io_manager",
+    io_manager_key="marts_io_manager",
+    dagster_type=PARTITIONED,
     pool="analytics_database",
     metadata={
-        "maintained": True,
+        "partition_expr": "updated_at",
         **column_schema(
             ("user_id", "bigint", "The user."),
             ("email", "text", "E-mail address of the latest update."),
@@ -32,22 +37,22 @@ from user_pipeline.transforms.marts import add_up_page_views, daily_page_views, 
         ),
     },
 )
-def users(user_updates: dict[str, Frame]) -> dict[str, Frame]:
+def users(user_updates: dict[str, Frame], engine: dg.ResourceParam[Engine]) -> Partitioned[File]:
     """The latest update of each user, over all days."""
-    return {day: latest_updates(updates) for day, updates in user_updates.items()}
+    return _aggregates(user_updates, latest_updates, engine)
 
 
 @daily_asset(
     code_version="1",
     group_name="marts",
-    kinds={"postgres", "table"},
+    kinds={"postgres", "table", "parquet"},
     tags=PERSONAL,
-    io_manager_key="analytics_io_manager",
+    io_manager_key="marts_io_manager",
+    dagster_type=PARTITIONED,
     pool="analytics_database",
     deps=[users],
-    ins={"page_views": dg.AssetIn(metadata={"columns": ["ts", "url", "user_id"]})},
     metadata={
-        "maintained": True,
+        "partition_expr": "last_viewed",
         **column_schema(
             ("user_id", "bigint", "Who viewed the page."),
             (
@@ -69,6 +74,12 @@ def users(user_updates: dict[str, Frame]) -> dict[str, Frame]:
         ),
     },
 )
-def user_page_views(page_views: dict[str, Frame]) -> Contributions:
+def user_page_views(page_views: dict[str, Frame], engine: dg.ResourceParam[Engine]) -> Partitioned[File]:
     """Who looked at which page, how often and when last, with the user's latest e-mail, over all days."""
-    return Contributions({day: daily_page_views(views) for day, views in page_views.items()}, add_up_page_views)
+    return _aggregates(page_views, daily_page_views, engine)
+
+
+def _aggregates(cleaned: Mapping[str, Frame], aggregate: Callable[[Frame], Frame], engine: Engine) -> Partitioned[File]:
+    """What each day adds to the table."""
+    with never_retried():
+        return Partitioned({day: file_of(engine, aggregate(rows), day) for day, rows in cleaned.items()})

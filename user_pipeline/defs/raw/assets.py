@@ -12,8 +12,7 @@ from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
 from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.ingest.part_files import RawDay, raw_day
 from user_pipeline.io_managers.partitioned import PARTITIONED, Partitioned
-from user_pipeline.resources.postgres import Databases
-from user_pipeline.resources.storage import ObjectStorage
+from user_pipeline.lake.lake import Lake
 
 _WHERE_FROM = (
     ("source_object", "string", "Key of the object the row was delivered in."),
@@ -40,12 +39,11 @@ _WHERE_FROM = (
 )
 def raw_user_updates(
     context: dg.AssetExecutionContext,
-    storage: dg.ResourceParam[ObjectStorage],
+    lake: dg.ResourceParam[Lake],
     engine: dg.ResourceParam[Engine],
-    databases: dg.ResourceParam[Databases],
 ) -> Partitioned[RawDay]:
     """Every well-formed user update of the day as delivered, duplicates and all environments included."""
-    return _raw(context, USER_UPDATES, storage, engine, databases)
+    return _raw(context, USER_UPDATES, lake, engine)
 
 
 @daily_asset(
@@ -65,22 +63,19 @@ def raw_user_updates(
 )
 def raw_page_views(
     context: dg.AssetExecutionContext,
-    storage: dg.ResourceParam[ObjectStorage],
+    lake: dg.ResourceParam[Lake],
     engine: dg.ResourceParam[Engine],
-    databases: dg.ResourceParam[Databases],
 ) -> Partitioned[RawDay]:
     """Every well-formed page view of the day as delivered, duplicates and all environments included."""
-    return _raw(context, PAGE_VIEWS, storage, engine, databases)
+    return _raw(context, PAGE_VIEWS, lake, engine)
 
 
-def _raw(
-    context: dg.AssetExecutionContext, feed: Feed, storage: ObjectStorage, engine: Engine, databases: Databases
-) -> Partitioned[RawDay]:
+def _raw(context: dg.AssetExecutionContext, feed: Feed, lake: Lake, engine: Engine) -> Partitioned[RawDay]:
     """What the run's days are made of, from the objects that were read so far."""
     days = [date.fromisoformat(key) for key in context.partition_keys]
     with never_retried():
-        manifest = Manifest.of(feed, storage, databases)
+        manifest = Manifest(feed, lake.staging)
         parts = manifest.parts(days)
         version = data_version(manifest.lake_id, [there.changed for there in parts.values()])
         context.set_data_version(raw_key(feed), dg.DataVersion(version))
-        return Partitioned({day.isoformat(): raw_day(manifest, storage, engine, day, parts[day]) for day in days})
+        return Partitioned({day.isoformat(): raw_day(manifest, engine, day, parts[day]) for day in days})

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import date
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -14,11 +13,6 @@ from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
 from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.lake.lake import Lake
 from user_pipeline.masking import mask_key
-from user_pipeline.resources.postgres import Databases
-from user_pipeline.resources.storage import ObjectStorage
-
-if TYPE_CHECKING:
-    import duckdb
 
 
 def raw_checks(feed: Feed) -> dg.AssetChecksDefinition:
@@ -39,12 +33,10 @@ def raw_checks(feed: Feed) -> dg.AssetChecksDefinition:
     )
     def checks(
         context: dg.AssetCheckExecutionContext,
-        storage: dg.ResourceParam[ObjectStorage],
+        lake: dg.ResourceParam[Lake],
         engine: dg.ResourceParam[Engine],
-        databases: dg.ResourceParam[Databases],
     ) -> Iterator[dg.AssetCheckResult]:
         with never_retried():
-            lake = Lake(storage, databases)
             manifest = Manifest(feed, lake.staging)
             yield from evaluate_days(
                 context,
@@ -58,17 +50,11 @@ def raw_checks(feed: Feed) -> dg.AssetChecksDefinition:
 
 
 def partition_complete(manifest: Manifest, lake: Lake, engine: Engine, days: Sequence[date]) -> dg.AssetCheckResult:
-    """Each stored day has as many rows, counted in its files, as the manifest says all objects brought for it."""
+    """Each stored day has as many rows counted in its files, as the manifest says all objects brought for it."""
     asset = f"raw_{manifest.feed.name}"
     expected = manifest.rows(days)
-    stored = {}
-    with engine.connect() as connection:
-        for day in days:
-            files = lake.fetch(engine, lake.staging, asset, [day])[day]
-            stored[day] = sum(_count(connection.read_parquet(str(file))) for file in files)
-            for file in files:
-                if file.is_relative_to(engine.scratch):
-                    file.unlink()
+    files = lake.fetch(engine, lake.staging, asset, days)
+    stored = {day: engine.count(files[day]) for day in days}
     wrong = [day for day in days if stored[day] != expected[day]]
     return result_of(
         "partition_complete",
@@ -90,10 +76,6 @@ def reject_share(manifest: Manifest, days: Sequence[date], limit: float) -> dg.A
         limit=limit,
         greatest_share=max((entry.rejects / entry.lines for entry in entries), default=0.0),
     )
-
-
-def _count(relation: "duckdb.DuckDBPyRelation") -> int:
-    return int(relation.aggregate("count(*)").fetchall()[0][0])
 
 
 raw_user_updates_checks = raw_checks(USER_UPDATES)

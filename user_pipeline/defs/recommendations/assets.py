@@ -9,20 +9,19 @@ import narwhals as nw
 from pydantic import Field
 
 from user_pipeline import settings
-from user_pipeline.defs.common import PERSONAL, column_lineage, column_schema, daily_asset
+from user_pipeline.defs.common import PERSONAL, column_lineage, column_schema, daily_asset, file_of
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.errors import PermanentError, never_retried
 from user_pipeline.io_managers.metadata import timed
 from user_pipeline.io_managers.partitioned import PARTITIONED, File, Partitioned
-from user_pipeline.io_managers.snapshots import served_day
-from user_pipeline.lake.files import MissingPartitionError, fetch_partitions
-from user_pipeline.recommendations.snapshot import Choices, Window, new_page_views, read_history, write_recommendations
+from user_pipeline.lake.lake import Lake
+from user_pipeline.recommendations.history import Window, new_page_views, read_history
+from user_pipeline.recommendations.snapshot import Choices, write_recommendations
 from user_pipeline.recommender.defaults import NEIGHBOURS, REGULARISATION
-from user_pipeline.resources.postgres import Databases
-from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.transforms import Frame
 from user_pipeline.transforms.quality import hits, spread
-from user_pipeline.warehouse.replace import require_marts
+from user_pipeline.warehouse.snapshots import served_day
+from user_pipeline.warehouse.tables import create_marts, require_marts
 
 _MOST_NEIGHBOURS = 500
 _SHARES = ("hit_rate", "recall_at_3", "popularity_hit_rate", "coverage", "fallback_share")
@@ -74,7 +73,6 @@ class RecommendationsConfig(dg.Config):
     pool="analytics_database",
     deps=["users", "user_page_views"],
     metadata={
-        "maintained": True,
         **column_schema(
             ("user_id", "bigint", "Who viewed a page in the last USER_PIPELINE_RECOMMENDATION_DAYS days."),
             ("email", "text", "The user's latest e-mail address; null if no valid production update is known."),
@@ -94,7 +92,7 @@ def page_recommendations(
     context: dg.AssetExecutionContext,
     config: RecommendationsConfig,
     engine: dg.ResourceParam[Engine],
-    databases: dg.ResourceParam[Databases],
+    lake: dg.ResourceParam[Lake],
 ) -> Partitioned[File]:
     """The three unseen pages that suit each user best, as of the end of the day; the table is that of the newest.
 
@@ -106,20 +104,29 @@ def page_recommendations(
         # The config, the settings and the other days of the window decide, too: each run makes something else.
         context.set_data_version(context.asset_key, dg.DataVersion(context.run.run_id))
         wanted = context.partition_keys if config.all_days else [max(context.partition_keys)]
-        served = served_day(databases.analytics)
+        served = _served(lake)
         if served and served.isoformat() > max(wanted):
             wanted = [*wanted, served.isoformat()]
-        return Partitioned({day: _recommended(day, config, engine, databases) for day in sorted(wanted)})
+        return Partitioned({day: _recommended(day, config, engine, lake) for day in sorted(wanted)})
 
 
-def _recommended(day: str, config: RecommendationsConfig, engine: Engine, databases: Databases) -> File:
+def _served(lake: Lake) -> date | None:
+    """The day the table is as of; None before the first."""
+    lake.analytics.open()
+    with lake.analytics.database.transaction() as transaction:
+        create_marts(transaction)
+        require_marts(transaction)
+        return served_day(transaction)
+
+
+def _recommended(day: str, config: RecommendationsConfig, engine: Engine, lake: Lake) -> File:
     """The recommendations of a day, as a file."""
     file = engine.new_scratch("page_recommendations") / "snapshot.parquet"
     taken: dict[str, float] = {}
     with timed(taken, "computing"):
         window = Window(date.fromisoformat(day), settings.current().recommendation_days)
         summary = write_recommendations(
-            read_history(databases.analytics, engine, window),
+            read_history(lake, engine, window),
             file,
             # The engine, which has read the history, may still hold some of its own memory.
             Choices(window.days, config.neighbours, config.regularisation, engine.memory_limit // 2),
@@ -130,8 +137,9 @@ def _recommended(day: str, config: RecommendationsConfig, engine: Engine, databa
 @daily_asset(
     code_version="1",
     group_name="marts",
-    kinds={"postgres", "table"},
-    io_manager_key="analytics_io_manager",
+    kinds={"postgres", "table", "parquet"},
+    io_manager_key="quality_io_manager",
+    dagster_type=PARTITIONED,
     pool="analytics_database",
     deps=[
         dg.AssetDep(
@@ -161,51 +169,40 @@ def _recommended(day: str, config: RecommendationsConfig, engine: Engine, databa
     },
 )
 def recommendation_quality(
-    context: dg.AssetExecutionContext,
-    engine: dg.ResourceParam[Engine],
-    databases: dg.ResourceParam[Databases],
-    storage: dg.ResourceParam[ObjectStorage],
-) -> Frame:
+    context: dg.AssetExecutionContext, engine: dg.ResourceParam[Engine], lake: dg.ResourceParam[Lake]
+) -> Partitioned[File]:
     """How many users found a new page through the recommendations of the day before, beside the most popular pages.
 
     A day has no row if the day before it has no recommendations. It has one of 0 users, with null for their shares,
     if nobody who had recommendations viewed anything new.
     """
+    with never_retried():
+        return Partitioned({day: _quality(day, engine, lake) for day in context.partition_keys})
+
+
+def _quality(day: str, engine: Engine, lake: Lake) -> File:
+    """The row of a day, or none, as a file."""
     import pyarrow as pa
 
-    rows = []
-    for key in context.partition_keys:
-        day = date.fromisoformat(key)
-        with never_retried():
-            measured = _measure(day, engine, databases, storage)
-        context.add_asset_metadata({"measured": measured is not None}, partition_key=key)
-        if measured is not None:
-            rows.append({"day": day, **measured})
-            known = {name: value for name, value in measured.items() if value is not None}
-            context.add_asset_metadata(known, partition_key=key)
+    measured = _measure(date.fromisoformat(day), engine, lake)
     columns = [("day", pa.date32()), ("users", pa.int64()), *((name, pa.float64()) for name in _SHARES)]
-    table: Frame = nw.from_native(pa.Table.from_pylist(rows, schema=pa.schema(columns))).lazy()
-    return table
+    rows = [] if measured is None else [{"day": date.fromisoformat(day), **measured}]
+    frame: Frame = nw.from_native(pa.Table.from_pylist(rows, schema=pa.schema(columns))).lazy()
+    known = {name: value for name, value in (measured or {}).items() if value is not None}
+    return file_of(engine, frame, day, measured=measured is not None, **known)
 
 
-def _measure(
-    day: date, engine: Engine, databases: Databases, storage: ObjectStorage
-) -> dict[str, int | float | None] | None:
+def _measure(day: date, engine: Engine, lake: Lake) -> dict[str, int | float | None] | None:
     """The quality of the recommendations of the day before; None if there are none."""
-    before = (day - timedelta(days=1)).isoformat()
-    try:
-        [file] = fetch_partitions(storage, engine, "page_recommendations", [before])
-    except MissingPartitionError:
+    before = day - timedelta(days=1)
+    if not lake.analytics.partitions("page_recommendations", [before]):
         return None
-    connection = engine.connect()
-    new = engine.new_scratch("new_page_views") / "new_page_views.parquet"
-    with databases.analytics.transaction() as transaction:
+    with lake.analytics.database.transaction() as transaction:
         require_marts(transaction)
-        connection.from_arrow(new_page_views(transaction, day)).write_parquet(str(new))
-    recommended = nw.from_native(connection.read_parquet(str(file), hive_partitioning=False))
-    measures = [hits(recommended, nw.from_native(connection.read_parquet(str(new)))), spread(recommended)]
+    files = lake.fetch(engine, lake.analytics, "page_recommendations", [before])[before]
+    recommended = engine.read(files)
+    new = engine.read([new_page_views(lake, engine, day)])
     measured: dict[str, int | float | None] = {}
-    for measure in measures:
+    for measure in (hits(recommended, new), spread(recommended)):
         measured |= measure.collect("pyarrow").to_native().to_pylist()[0]
-    new.unlink()
     return measured

@@ -9,13 +9,12 @@ from user_pipeline import settings
 from user_pipeline.defs.check_results import evaluate_days, fetch, result_of, spec
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.errors import never_retried
-from user_pipeline.io_managers.snapshots import served_in
-from user_pipeline.lake.files import MissingPartitionError, fetch_partitions
+from user_pipeline.lake.lake import Lake
+from user_pipeline.recommendations.history import Window
 from user_pipeline.recommendations.rules import RULES, broken_rules
-from user_pipeline.recommendations.snapshot import Window
 from user_pipeline.reconcile.accounts import between
 from user_pipeline.resources.postgres import Databases, Postgres
-from user_pipeline.resources.storage import ObjectStorage
+from user_pipeline.warehouse.snapshots import served_day
 
 
 def recommendation_checks() -> list[dg.AssetChecksDefinition]:
@@ -38,9 +37,8 @@ def recommendation_checks() -> list[dg.AssetChecksDefinition]:
     )
     def checks(
         context: dg.AssetCheckExecutionContext,
-        storage: dg.ResourceParam[ObjectStorage],
+        lake: dg.ResourceParam[Lake],
         engine: dg.ResourceParam[Engine],
-        databases: dg.ResourceParam[Databases],
     ) -> Iterator[dg.AssetCheckResult]:
         with never_retried():
             yield from evaluate_days(
@@ -48,9 +46,8 @@ def recommendation_checks() -> list[dg.AssetChecksDefinition]:
                 lambda days: _excused(
                     context,
                     check_recommendations(
-                        storage,
+                        lake,
                         engine,
-                        databases.analytics,
                         [day for day in days if _is_computed(context.instance, day)],
                         settings.current().recommendation_days,
                     ),
@@ -78,24 +75,19 @@ def recommendation_checks() -> list[dg.AssetChecksDefinition]:
 
 
 def check_recommendations(
-    storage: ObjectStorage, engine: Engine, analytics: Postgres, days: Sequence[date], window_days: int
+    lake: Lake, engine: Engine, days: Sequence[date], window_days: int
 ) -> list[dg.AssetCheckResult]:
     """The rules of recommendations, for each of the days that has some: the table's, or else those of the snapshot."""
     problems: dict[str, list[str]] = {name: [] for name in RULES}
-    checked = 0
-    for day in days:
-        try:
-            [file] = fetch_partitions(storage, engine, "page_recommendations", [day.isoformat()])
-        except MissingPartitionError:
-            continue
-        checked += 1
-        with analytics.transaction() as transaction:
+    checked = [day for day in lake.analytics.partitions("page_recommendations", days) if day in days]
+    for day, [file] in lake.fetch(engine, lake.analytics, "page_recommendations", checked).items():
+        with lake.analytics.database.transaction() as transaction:
             transaction.execute("set transaction isolation level repeatable read")
-            in_table = served_in(transaction, "page_recommendations") == day
+            in_table = served_day(transaction) == day
             window = Window(day, window_days)
-            for name, found in broken_rules(transaction, file, window, in_table=in_table).items():
+            for name, found in broken_rules(transaction, lake, engine, file, window, in_table=in_table).items():
                 problems[name] += [f"{day}: {offender}" for offender in found]
-    return [result_of(name, "page_recommendations", found, days=checked) for name, found in problems.items()]
+    return [result_of(name, "page_recommendations", found, days=len(checked)) for name, found in problems.items()]
 
 
 def _excused(context: dg.AssetCheckExecutionContext, results: list[dg.AssetCheckResult]) -> list[dg.AssetCheckResult]:

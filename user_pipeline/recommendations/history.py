@@ -1,0 +1,296 @@
+"""Who viewed what: the history that recommendations are learned from and measured by.
+
+It is read from the daily aggregates of ``user_page_views``, which are files of the lake, as of the end of a day,
+however many later days there are. What was seen before the window of days is told by the table, which has a row a pair.
+Files and table are read in one repeatable-read transaction: they are of one moment.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from user_pipeline.engines.duckdb import scan
+from user_pipeline.errors import PermanentError
+from user_pipeline.lake.registry import LakeFile, partitions_in
+from user_pipeline.lake.transfer import fetch_all
+from user_pipeline.resources.postgres import Transaction
+
+if TYPE_CHECKING:
+    import duckdb
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from user_pipeline.engines.duckdb import Engine
+    from user_pipeline.lake.lake import Lake
+
+_BATCH = 100_000
+
+
+class NoHistoryError(PermanentError):
+    """There is no day to learn from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The days recommendations are learned from.
+
+    Attributes:
+        last: the day they are as of the end of.
+        days: how many days there are, up to and with it.
+    """
+
+    last: date
+    days: int
+
+    @property
+    def first(self) -> date:
+        """The first of the days; the first there can be where the window begins before it."""
+        return self.last - timedelta(days=min(self.days - 1, (self.last - date.min).days))
+
+    @property
+    def end(self) -> date:
+        """The day after the last."""
+        return self.last + timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Who viewed what in a window, in codes: users numbered by id, pages by url (by code point).
+
+    Attributes:
+        users: ids, ascending, int64.
+        emails: the latest e-mail address of each user, null if none is known.
+        pages: urls, ascending: every page viewed in the window.
+        viewed: user and page codes of each pair of the window, once, int32.
+        seen_before: the same of pairs of these users and pages that were viewed before the window. Some of them
+            may be in the window as well.
+    """
+
+    users: "NDArray[np.int64]"
+    emails: "pa.StringArray"
+    pages: "pa.StringArray"
+    viewed: "tuple[NDArray[np.int32], NDArray[np.int32]]"
+    seen_before: "tuple[NDArray[np.int32], NDArray[np.int32]]"
+
+
+class Views:
+    """The daily aggregates of ``user_page_views``, as a transaction sees them.
+
+    Args:
+        transaction: on the analytics database; repeatable read, if the table is read in it as well.
+        lake: has the files.
+        engine: reads them.
+    """
+
+    def __init__(self, transaction: Transaction, lake: "Lake", engine: "Engine") -> None:
+        self._lake = lake
+        self._engine = engine
+        self._files = partitions_in(transaction, "user_page_views")
+        self._local: dict[date, list[Path]] = {}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no day was ever written."""
+        return not self._files
+
+    def has_before(self, day: date) -> bool:
+        """Whether an earlier day has views."""
+        return any(file.rows for earlier, there in self._files.items() if earlier < day for file in there)
+
+    def has_from(self, day: date) -> bool:
+        """Whether the day or a later one has views."""
+        return any(file.rows for later, there in self._files.items() if later >= day for file in there)
+
+    def table(self, first: date, end: date | None = None) -> str:
+        """The aggregates of some days, as DuckDB takes it in the place of a table.
+
+        Args:
+            first: the first day.
+            end: the day after the last; None for all days there are.
+
+        Returns:
+            a relation of ``user_id`` bigint, ``url`` varchar, ``count`` bigint, ``last_viewed`` timestamp.
+        """
+        files = [
+            file
+            for day in sorted(self._files)
+            if day >= first and (end is None or day < end)
+            for file in self._fetched(day)
+        ]
+        if not files:
+            return (
+                "(select null::bigint as user_id, null::varchar as url, null::bigint as count, "
+                "null::timestamp as last_viewed where false)"
+            )
+        return scan(files)
+
+    def _fetched(self, day: date) -> Sequence[Path]:
+        if day not in self._local:
+            wanted: list[LakeFile] = self._files[day]
+            self._local[day] = fetch_all(self._lake.storage, wanted, self._engine.new_scratch("views"))
+        return self._local[day]
+
+
+def read_history(lake: "Lake", engine: "Engine", window: Window) -> History:
+    """Read the views of a window and what its users saw before.
+
+    The urls pass through files and the engine, which spills to disk; what is held are 8 bytes a pair and the users
+    and pages once.
+
+    Raises:
+        NoHistoryError: no day of user_page_views was ever materialized.
+    """
+    lake.analytics.open()
+    scratch = engine.new_scratch("history")
+    connection = engine.connect()
+    try:
+        with lake.analytics.database.transaction() as transaction:
+            transaction.execute("set transaction isolation level repeatable read")
+            views = Views(transaction, lake, engine)
+            if views.is_empty:
+                raise NoHistoryError("user_page_views has no partition; materialize the asset user_page_views first")
+            viewed = connection.sql(f"select user_id, url from {views.table(window.first, window.end)}")
+            number(connection, viewed)
+            transaction.load("active", connection.table("users").project("id as user_id").to_arrow_reader(_BATCH))
+            transaction.execute("analyze active")
+            emails = "select user_id, email from public.users where user_id in (select user_id from active)"
+            spool(transaction.stream(emails), connection, scratch / "emails.parquet")
+            spool(transaction.stream(_seen_elsewhere(views, window)), connection, scratch / "elsewhere.parquet")
+            elsewhere = scan([scratch / "elsewhere.parquet"])
+            before = connection.sql(
+                f"""
+                select e.user_id, e.url from {elsewhere} e
+                left join (
+                  select user_id, url, sum(count) as count from {views.table(window.first)} group by user_id, url
+                ) since on since.user_id = e.user_id and since.url = e.url
+                where e.count > coalesce(since.count, 0)
+                """
+                if views.has_from(window.end)
+                else f"select user_id, url from {elsewhere}"
+            )
+            return in_codes(connection, viewed, before, connection.read_parquet(str(scratch / "emails.parquet")))
+    finally:
+        connection.close()
+
+
+def _seen_elsewhere(views: Views, window: Window) -> str:
+    """The query for pairs of the users in ``active`` whose last view is not in the window.
+
+    Whose last view was before the window was seen before it. Whose last view is after the window may have been: namely
+    if the views since the window's first day are not all of its views. (If the last view is in the window, that is
+    known already.)
+    """
+    columns = "select v.user_id, v.url, v.count from public.user_page_views v"
+    if not views.has_before(window.first):
+        return f"{columns} where false"
+    elsewhere = f"v.last_viewed < '{window.first}'"
+    if views.has_from(window.end):
+        elsewhere += f" or v.last_viewed >= '{window.end}'"
+    return f"{columns} join active using (user_id) where {elsewhere}"
+
+
+def new_page_views(lake: "Lake", engine: "Engine", day: date) -> Path:
+    """Which users viewed which pages on a day and on no day before: ``user_id`` bigint, ``url`` text, as a file.
+
+    As in :func:`read_history` the table tells: all views of such a pair are of this day or later ones.
+    """
+    end = day + timedelta(days=1)
+    scratch = engine.new_scratch("new_page_views")
+    file = scratch / "new_page_views.parquet"
+    lake.analytics.open()
+    with engine.connect() as connection, lake.analytics.database.transaction() as transaction:
+        transaction.execute("set transaction isolation level repeatable read")
+        views = Views(transaction, lake, engine)
+        if not views.is_empty:
+            totals = f"select user_id, url, count from public.user_page_views where last_viewed >= '{day}'"
+            spool(transaction.stream(totals), connection, scratch / "totals.parquet")
+            total = scan([scratch / "totals.parquet"])
+        else:
+            total = views.table(day)
+        connection.sql(
+            f"""
+            select d.user_id, d.url from {views.table(day, end)} d
+            join {total} t on t.user_id = d.user_id and t.url = d.url
+            left join (
+              select user_id, url, sum(count) as count from {views.table(end)} group by user_id, url
+            ) later on later.user_id = d.user_id and later.url = d.url
+            where t.count = d.count + coalesce(later.count, 0)
+            """
+        ).write_parquet(str(file))
+    return file
+
+
+def spool(rows: "pa.RecordBatchReader", connection: "duckdb.DuckDBPyConnection", file: Path) -> None:
+    """Keep the rows of a query as a file on this machine."""
+    connection.from_arrow(rows).write_parquet(str(file))
+
+
+def number(connection: "duckdb.DuckDBPyConnection", viewed: "duckdb.DuckDBPyRelation") -> None:
+    """Number who viewed what in a window: users by id and pages by url, both from 0, as ``users`` and ``pages``.
+
+    Args:
+        connection: gets the two temporary tables.
+        viewed: ``user_id`` bigint, ``url`` string.
+    """
+    viewed.create_view("viewed")
+    for table, column, name in (("users", "user_id", "id"), ("pages", "url", "url")):
+        connection.execute(
+            f"create temporary table {table} as "
+            f"select {column} as {name}, (row_number() over (order by {column}) - 1)::integer as code "
+            f"from (select distinct {column} from viewed)"
+        )
+
+
+def in_codes(
+    connection: "duckdb.DuckDBPyConnection",
+    viewed: "duckdb.DuckDBPyRelation",
+    before: "duckdb.DuckDBPyRelation",
+    emails: "duckdb.DuckDBPyRelation",
+) -> History:
+    """A history in the numbers that :func:`number` has given to its users and pages.
+
+    Args:
+        connection: has the numbers.
+        viewed: what was viewed in the window: ``user_id`` bigint, ``url`` string.
+        before: what was viewed before it, likewise; by any user, any page.
+        emails: ``user_id`` bigint, ``email`` string; a user once.
+    """
+    emails.create_view("emails")
+    return History(
+        users=_numbers(connection, "select id from users order by code")[0],
+        emails=_texts(connection, "select email from users left join emails on user_id = id order by code"),
+        pages=_texts(connection, "select url from pages order by code"),
+        viewed=_coded(connection, viewed),
+        seen_before=_coded(connection, before),
+    )
+
+
+def _coded(
+    connection: "duckdb.DuckDBPyConnection", pairs: "duckdb.DuckDBPyRelation"
+) -> "tuple[NDArray[np.int32], NDArray[np.int32]]":
+    """The codes of pairs of the window's users and pages, each pair once."""
+    pairs.create_view("pairs", replace=True)
+    user, page = _numbers(
+        connection,
+        """
+        select distinct users.code, pages.code as page
+        from pairs join users on users.id = pairs.user_id join pages on pages.url = pairs.url
+        """,
+    )
+    return user, page
+
+
+def _numbers(connection: "duckdb.DuckDBPyConnection", sql: str) -> "list[NDArray[Any]]":
+    """The columns of a query, none of them with nulls."""
+    columns: dict[str, NDArray[Any]] = connection.sql(sql).fetchnumpy()  # type: ignore[assignment]
+    return list(columns.values())
+
+
+def _texts(connection: "duckdb.DuckDBPyConnection", sql: str) -> "pa.StringArray":
+    import pyarrow as pa
+
+    column = connection.sql(sql).to_arrow_table().column(0)
+    return pa.chunked_array(column.chunks, column.type).combine_chunks()

@@ -1,0 +1,233 @@
+"""Incremental tables: the daily aggregates of some days are replaced, and only what that changes is applied.
+
+The engine compares the new aggregates with those the days had before, which are files of the lake. What differs is
+copied into temporary tables, from which the statements of ``sql/<table>.sql`` bring it into the table.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import narwhals as nw
+
+from user_pipeline.engines.frames import to_reader
+from user_pipeline.engines.parquet import read_parquet, write_parquet
+from user_pipeline.lake.registry import LakeFile, partitions_in
+from user_pipeline.lake.transfer import fetch_all
+from user_pipeline.resources.postgres import Transaction
+from user_pipeline.transforms.marts import (
+    add_up_page_views,
+    changed_page_views,
+    last_views,
+    latest_updates,
+    users_without_update,
+    with_emails,
+)
+from user_pipeline.warehouse.statements import statements
+from user_pipeline.warehouse.tables import create_marts, require_marts
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from user_pipeline.engines.duckdb import Engine
+    from user_pipeline.resources.storage import ObjectStorage
+    from user_pipeline.transforms import Frame
+
+_FETCHED_AT_ONCE = 32
+"""So many earlier days are looked through at once at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregates:
+    """The daily aggregates of a table, as its transaction sees them.
+
+    Attributes:
+        new: the local file of each day that is replaced.
+        old: the files those days had before, those without rows left out.
+        earlier: the files of the days before them, latest first.
+        is_first: whether no other day has rows.
+    """
+
+    new: Mapping[date, Path]
+    old: Sequence[LakeFile]
+    earlier: Sequence[LakeFile]
+    is_first: bool
+
+    @property
+    def files(self) -> list[Path]:
+        """The new files, oldest day first."""
+        return [self.new[day] for day in sorted(self.new)]
+
+    @classmethod
+    def of(cls, transaction: Transaction, table: str, new: Mapping[date, Path]) -> "Aggregates":
+        """Those of a table whose lock the transaction holds."""
+        known = {day: [file for file in there if file.rows] for day, there in partitions_in(transaction, table).items()}
+        return cls(
+            new=new,
+            old=[file for day in new for file in known.get(day, [])],
+            earlier=[file for day in sorted(known, reverse=True) if day < min(new) for file in known[day]],
+            is_first=not any(there for day, there in known.items() if day not in new),
+        )
+
+
+class Merge:
+    """Brings new daily aggregates into the incremental tables, in one transaction.
+
+    Args:
+        transaction: on the analytics database; its tables are made if they are missing.
+        engine: compares the aggregates.
+        storage: has the lake.
+    """
+
+    def __init__(self, transaction: Transaction, engine: "Engine", storage: "ObjectStorage") -> None:
+        self._transaction = transaction
+        self._engine = engine
+        self._storage = storage
+
+    def apply(self, table: str, new: Mapping[date, Path]) -> None:
+        """Replace the aggregates of some days, which follow each other.
+
+        Args:
+            table: ``users`` or ``user_page_views``.
+            new: a Parquet file of each day, as the transforms of the marts give it.
+
+        Raises:
+            LostTableError: the table, or the registry of its other days, is gone.
+        """
+        create_marts(self._transaction)
+        self._transaction.execute(statements(table)["lock"])
+        require_marts(self._transaction)
+        days = Aggregates.of(self._transaction, table, new)
+        if table == "users":
+            self._users(days)
+        elif days.is_first and not days.old:
+            self._first_page_views(days)
+        else:
+            self._page_views(days)
+
+    def _users(self, days: Aggregates) -> None:
+        sql = statements("users")
+        first, end = f"'{min(days.new)}'", f"'{max(days.new) + timedelta(days=1)}'"
+        new = self._engine.read(days.files)
+        self._load("arriving", latest_updates(new))
+        if days.old:
+            self._load("leaving", users_without_update(self._read("old", days.old), new))
+        else:
+            self._transaction.execute(sql["nobody_leaves"])
+        self._transaction.execute(sql["lost"].format(first=first, end=end))
+        self._find("lost", ["user_id"], days.earlier)
+        self._transaction.execute(sql["latest"].format(end=end))
+        for name in ("analyze", "delete", "upsert", "emails", "recommendation_emails"):
+            self._transaction.execute(sql[name])
+
+    def _first_page_views(self, days: Aggregates) -> None:
+        """The table is empty: the sum of the days is copied into it, and its key is made when all rows are there."""
+        emails = self._fetched("emails", "select user_id, email from public.users")
+        summed = with_emails(add_up_page_views(self._engine.read(days.files)), self._engine.read([emails]))
+        self._transaction.append("user_page_views", to_reader(summed.sort("user_id", "url")), "public")
+        self._transaction.execute(statements("user_page_views")["create_key"])
+
+    def _page_views(self, days: Aggregates) -> None:
+        sql = statements("user_page_views")
+        self._transaction.execute(sql["create_key"])
+        if not days.old:
+            self._transaction.load("added", self._sum(days))
+            self._transaction.execute("analyze added")
+            self._transaction.execute(sql["add"])
+            return
+        file = self._engine.new_scratch("changes") / "changes.parquet"
+        self._engine.write(changed_page_views(self._engine.read(days.files), self._read("old", days.old)), file)
+        changes = self._engine.read([file])
+        was_there = nw.col("old_last_viewed").is_null()
+        self._load("added", changes.filter(was_there).drop("old_last_viewed").sort("user_id", "url"))
+        self._load("changed", changes.filter(~was_there).sort("user_id", "url"))
+        for name in ("added", "changed"):
+            self._transaction.execute(f"analyze {name}")
+        for name in ("delete", "update", "add", "lost"):
+            self._transaction.execute(sql[name])
+        self._find("lost", ["user_id", "url"], days.earlier)
+        self._transaction.execute(sql["last_viewed"])
+
+    def _sum(self, days: Aggregates) -> "pa.RecordBatchReader":
+        """The pairs of new days; of one day as they lie in its file."""
+        if len(days.files) == 1:
+            return read_parquet(days.files, ["user_id", "url", "count", "last_viewed"])
+        return to_reader(add_up_page_views(self._engine.read(days.files)).sort("user_id", "url"))
+
+    def _find(self, table: str, key: list[str], earlier: Sequence[LakeFile]) -> None:
+        """Fill ``found`` with what earlier days have last of the keys in a temporary table, where they have any.
+
+        The latest days are looked through first, ever more of them at once, until all are found.
+        """
+        latest = latest_updates if key == ["user_id"] else last_views
+        lost = self._fetched(table, f"select * from {table}")
+        folder = self._engine.new_scratch("found")
+        found: list[Path] = []
+        for part in _growing(earlier):
+            if not self._engine.count([lost]):
+                break
+            file = folder / f"{len(found)}.parquet"
+            self._engine.write(
+                latest(self._read("earlier", part).join(self._engine.read([lost]), on=key, how="semi")), file
+            )
+            left = folder / f"lost-{len(found)}.parquet"
+            self._engine.write(self._engine.read([lost]).join(self._engine.read([file]), on=key, how="anti"), left)
+            found.append(file)
+            lost = left
+        if found:
+            self._transaction.append("found", read_parquet(found))
+
+    def _read(self, name: str, files: Sequence[LakeFile]) -> "Frame":
+        return self._engine.read(fetch_all(self._storage, files, self._engine.new_scratch(name)))
+
+    def _fetched(self, name: str, sql: str) -> Path:
+        """The rows of a query as a local file."""
+        file = self._engine.new_scratch(name) / f"{name}.parquet"
+        write_parquet(self._transaction.stream(sql), file)
+        return file
+
+    def _load(self, table: str, rows: "Frame") -> None:
+        self._transaction.load(table, to_reader(rows))
+
+
+def refresh(transaction: Transaction, engine: "Engine", storage: "ObjectStorage", table: str) -> int:
+    """Bring a table in line with the daily aggregates of all days; only rows that differ are written.
+
+    Args:
+        transaction: on the analytics database. ``users`` comes first: the other table has its e-mails.
+        engine: adds the aggregates up.
+        storage: has the lake.
+        table: ``users`` or ``user_page_views``.
+
+    Returns:
+        how many rows were not in line.
+    """
+    sql = statements(table)
+    # Both, in the order of the writers.
+    transaction.execute(statements("users")["lock"])
+    files = [file for there in partitions_in(transaction, table).values() for file in there]
+    if not files:
+        transaction.execute(sql["nothing_expected"])
+    else:
+        daily = engine.read(fetch_all(storage, files, engine.new_scratch("aggregates")))
+        total = latest_updates(daily) if table == "users" else add_up_page_views(daily).sort("user_id", "url")
+        transaction.load("expected", to_reader(total))
+    transaction.execute("analyze expected")
+    changed = 0
+    for name in ("delete_unexpected", "upsert_expected"):
+        if name == "upsert_expected" and "create_key" in sql:
+            transaction.execute(sql["create_key"])
+        [(rows,)] = transaction.fetch(f"with changed as ({sql[name]} returning 1) select count(*) from changed")
+        changed += rows
+    transaction.execute("drop table expected")
+    return changed
+
+
+def _growing(files: Sequence[LakeFile]) -> Iterator[Sequence[LakeFile]]:
+    """The files in parts of 1, 2, 4, … of them."""
+    start, size = 0, 1
+    while start < len(files):
+        yield files[start : start + size]
+        start, size = start + size, min(2 * size, _FETCHED_AT_ONCE)

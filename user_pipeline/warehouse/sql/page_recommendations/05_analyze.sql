@@ -1,1 +1,0 @@
-analyze public.page_recommendations

@@ -1,1 +1,0 @@
-delete from public.users u where not exists (select from latest l where l.user_id = u.user_id)
