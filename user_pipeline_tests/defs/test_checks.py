@@ -348,7 +348,7 @@ def test_the_catalog_of_one_feed_says_nothing_of_the_other(full: Platform) -> No
     engine = full.engine()
     with engine:
         catalog = Catalog.load(full.storage.lake, PAGE_VIEWS)
-        assert partition_complete(catalog, full.storage, engine, [date(2017, 4, 1)]).passed
+        assert partition_complete(catalog, full.lake, engine, [date(2017, 4, 1)]).passed
 
 
 @pytest.mark.parametrize(
