@@ -35,7 +35,8 @@ TABLES = [
 ]
 RIGHTS = """
     select relname::text, pg_get_userbyid(relowner)::text, relacl::text from pg_class
-    where relnamespace in (select oid from pg_namespace where nspname in ('public', 'pipeline')) and relkind in ('r', 'p', 'v', 'S')
+    where relnamespace in (select oid from pg_namespace where nspname in ('public', 'pipeline'))
+      and relkind in ('r', 'p', 'v', 'S')
     union all select nspname::text, pg_get_userbyid(nspowner)::text, nspacl::text from pg_namespace
     where nspname in ('public', 'pipeline')
     union all select defaclobjtype::text, pg_get_userbyid(defaclrole)::text, defaclacl::text from pg_default_acl
