@@ -60,6 +60,15 @@ grant usage on schema public to user_pipeline_writer;
 grant select, insert, update, delete, truncate on all tables in schema public to user_pipeline_writer;
 alter default privileges in schema public
   grant select, insert, update, delete, truncate on tables to user_pipeline_writer;
+-- What the pipeline notes for itself: which files of the lake make up what.
+create schema if not exists pipeline;
+grant usage on schema pipeline to user_pipeline_writer;
+grant select, insert, update, delete, truncate on all tables in schema pipeline to user_pipeline_writer;
+alter default privileges in schema pipeline
+  grant select, insert, update, delete, truncate on tables to user_pipeline_writer;
+-- `user-pipeline recover` goes on with the numbers of the lake's commits.
+grant usage, select, update on all sequences in schema pipeline to user_pipeline_writer;
+alter default privileges in schema pipeline grant usage, select, update on sequences to user_pipeline_writer;
 
 \connect :"analytics"
 set role user_pipeline_owner;
@@ -70,3 +79,11 @@ alter default privileges in schema public
   grant select, insert, update, delete, truncate on tables to user_pipeline_writer;
 grant select on all tables in schema public to analyst;
 alter default privileges in schema public grant select on tables to analyst;
+create schema if not exists pipeline;
+grant usage on schema pipeline to user_pipeline_writer;
+grant select, insert, update, delete, truncate on all tables in schema pipeline to user_pipeline_writer;
+alter default privileges in schema pipeline
+  grant select, insert, update, delete, truncate on tables to user_pipeline_writer;
+-- `user-pipeline recover` goes on with the numbers of the lake's commits.
+grant usage, select, update on all sequences in schema pipeline to user_pipeline_writer;
+alter default privileges in schema pipeline grant usage, select, update on sequences to user_pipeline_writer;

@@ -29,7 +29,7 @@ def user_pipeline(checkout: Path, environment: dict[str, str], *arguments: str) 
 
 def tables(checkout: Path, environment: dict[str, str]) -> list[str]:
     names = {
-        "analytics": ("users", "user_page_views", "user_page_views_daily", "page_recommendations"),
+        "analytics": ("users", "user_page_views", "page_recommendations"),
         "staging": ("user_updates", "page_views", "rejected_lines"),
     }
     return [

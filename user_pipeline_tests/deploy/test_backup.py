@@ -31,13 +31,14 @@ TABLES = [
     ("staging", "rejected_lines"),
     ("analytics", "users"),
     ("analytics", "user_page_views"),
-    ("analytics", "user_page_views_daily"),
+    ("analytics", "page_recommendations"),
 ]
 RIGHTS = """
     select relname::text, pg_get_userbyid(relowner)::text, relacl::text from pg_class
-    where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'v', 'S')
+    where relnamespace in (select oid from pg_namespace where nspname in ('public', 'pipeline'))
+      and relkind in ('r', 'p', 'v', 'S')
     union all select nspname::text, pg_get_userbyid(nspowner)::text, nspacl::text from pg_namespace
-    where nspname = 'public'
+    where nspname in ('public', 'pipeline')
     union all select defaclobjtype::text, pg_get_userbyid(defaclrole)::text, defaclacl::text from pg_default_acl
     union all select proname::text, pg_get_userbyid(proowner)::text, proacl::text from pg_proc
     where pronamespace = 'public'::regnamespace

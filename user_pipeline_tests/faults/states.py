@@ -107,5 +107,5 @@ def assert_exact(platform: Platform, state: State) -> None:
 
     assert seen(platform) == state.tables()
     with platform.engine() as engine:
-        compared = list(verify(platform.storage, engine, platform.databases))
+        compared = list(verify(platform.lake, engine))
     assert [(c.table, c.differences) for c in compared if c.differences] == []
