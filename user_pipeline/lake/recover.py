@@ -72,10 +72,7 @@ def recover(registry: Registry, restore: Callable[["Transaction", Lines], None] 
                 restore(transaction, others)
         _fill(transaction, partitions)
         if found:
-            transaction.fetch(
-                "select setval(pg_get_serial_sequence('pipeline.lake_commits', 'version'), $1::bigint)",
-                (found[-1].version,),
-            )
+            _go_on_after(transaction, found[-1].version)
     return len(found)
 
 
@@ -128,11 +125,19 @@ def _fill(transaction: "Transaction", partitions: Mapping[tuple[str, date], tupl
 def checkpoint(registry: Registry, lines: "Callable[[Transaction], Lines] | None" = None) -> Log:
     """Write a log that tells all that counts, as a commit of its own; older ones are needed no more.
 
+    Its version is above that of every log, even where the database was restored from a backup and knows nothing of the
+    last of them.
+
     Args:
         registry: of the database.
         lines: what is to be told beside the partitions.
     """
     with registry.database.transaction() as transaction:
+        transaction.execute("lock table pipeline.lake_commits in share row exclusive mode")
+        newest = max((log.version for log in logs(registry.storage, registry.name)), default=0)
+        [(known,)] = transaction.fetch("select last_value from pipeline.lake_commits_version_seq")
+        if newest > known:
+            _go_on_after(transaction, newest)
         version = begin_commit(transaction, CHECKPOINT, "")
 
         def told() -> Lines:
@@ -142,6 +147,11 @@ def checkpoint(registry: Registry, lines: "Callable[[Transaction], Lines] | None
 
         header = {"asset": CHECKPOINT, "run_id": ""}
         return write_log(registry.storage, registry.name, version, header, told())
+
+
+def _go_on_after(transaction: "Transaction", version: int) -> None:
+    """Give the next commit a version above this one."""
+    transaction.fetch("select setval('pipeline.lake_commits_version_seq', $1::bigint)", (version,))
 
 
 def _partition_lines(transaction: "Transaction") -> Lines:

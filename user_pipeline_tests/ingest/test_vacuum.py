@@ -245,6 +245,26 @@ def test_a_log_of_a_commit_that_never_was_does_no_harm(platform: Platform, monke
     assert ingest(platform).entries == []
 
 
+def test_a_database_that_was_restored_from_a_backup_goes_on_above_all_logs(platform: Platform) -> None:
+    platform.put_views("PageViews/a", [GOOD])
+    ingest(platform)
+    for number in range(3):
+        platform.put_views("PageViews/b", [GOOD] * (number + 1))
+        ingest(platform)
+    # As it was after the first commit: of b it knows nothing.
+    with platform.staging.transaction() as transaction:
+        for table in ("ingested_objects", "ingested_days", "lake_commits"):
+            transaction.execute(f"delete from pipeline.{table} where version > 1")
+        transaction.fetch("select setval('pipeline.lake_commits_version_seq', 1)")
+    assert clean(platform).logs == 4
+    [checkpoint] = logs(platform.storage, "staging")
+    assert checkpoint.version == 5
+    recover(platform)
+    assert len(rows(platform)) == 1
+    [read] = ingest(platform).entries
+    assert (read.key, read.rows) == ("PageViews/b", 3)
+
+
 def test_opening_a_manifest_twice_makes_its_tables_once(platform: Platform) -> None:
     for _ in range(2):
         assert Manifest(manifest_of(platform).feed, platform.lake.staging).version() == 0
