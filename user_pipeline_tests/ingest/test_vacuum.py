@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -126,7 +127,7 @@ def test_the_logs_become_one_that_tells_all_that_counts(platform: Platform) -> N
     assert logs(platform.storage, "staging") == [checkpoint]
 
 
-def recovered(platform: Platform) -> tuple[list[object], ...]:
+def recovered(platform: Platform) -> tuple[list[tuple[Any, ...]], ...]:
     """What the manifest and the registry hold, whatever the moment."""
     return (
         platform.rows("staging", "select * from pipeline.ingested_objects order by feed, object_id"),
