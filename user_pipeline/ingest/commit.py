@@ -89,9 +89,9 @@ def replace_entries(transaction: "Transaction", feed: "Feed", version: int) -> N
     transaction.execute(
         f"""
         insert into pipeline.replaced_files (path, replaced_at)
-        select distinct path, clock_timestamp() from (
+        select path, clock_timestamp() from (
           select d.path from pipeline.ingested_days d join read_objects using (object_id) where d.feed = {name}
-          union all
+          union
           select o.rejects_path from pipeline.ingested_objects o join read_objects using (object_id)
           where o.feed = {name}
         ) known where path is not null
@@ -216,7 +216,7 @@ def point_to(transaction: "Transaction", feed: "Feed", day: date, file: "LakeFil
     transaction.execute(
         f"""
         insert into pipeline.replaced_files (path, replaced_at)
-        select distinct path, clock_timestamp() from pipeline.ingested_days where {where}
+        select path, clock_timestamp() from pipeline.ingested_days where {where} group by path
         on conflict (path) do update set replaced_at = excluded.replaced_at
         """
     )

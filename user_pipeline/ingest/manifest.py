@@ -440,5 +440,8 @@ def _to_entry(row: dict[str, Any]) -> Entry:
     }
     plain = ("key", "etag", "last_modified", "size", "start_date", "error", "lines", "blank", "header", "rejects_path")
     return Entry(
-        **{name: row[name] for name in plain}, rejected=json.loads(row["rejected"]), days=days, failure=failure
+        **{name: row[name] for name in plain},
+        rejected=dict(sorted(json.loads(row["rejected"]).items())),
+        days=days,
+        failure=failure,
     )

@@ -56,8 +56,11 @@ class State:
         )
 
     def deliver(self, platform: Platform) -> None:
+        """Put what differs from what is there."""
         for key, content in {**self.views, **self.updates}.items():
-            platform.put(key, content)
+            file = platform.root / "source" / key
+            if not file.is_file() or file.read_bytes() != content:
+                platform.put(key, content)
 
     def tables(self) -> dict[str, Rows]:
         """Every table that people may read, sorted as :meth:`Platform.table` does."""

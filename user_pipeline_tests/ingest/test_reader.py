@@ -333,6 +333,17 @@ def test_each_object_is_read_once_and_again_when_it_changes(platform: Platform) 
     assert reasons(platform) == {}
 
 
+def test_objects_of_one_part_file_change_together(platform: Platform) -> None:
+    for key in "abc":
+        platform.put_views(f"PageViews/{key}", [GOOD, "broken"])
+    ingest(platform)
+    for key in "ab":
+        platform.put_views(f"PageViews/{key}", [GOOD, GOOD, "broken"])
+    assert len(ingest(platform).entries) == 2
+    assert len(rows(platform)) == 5
+    assert platform.rows("staging", "select count(*) from pipeline.replaced_files") == [(2,)]
+
+
 def test_a_deleted_object_keeps_what_it_brought(platform: Platform) -> None:
     platform.put_views("PageViews/a", [GOOD])
     ingest(platform, PAGE_VIEWS)
