@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import date
-from typing import Any, NamedTuple
+from typing import Any
 
 import narwhals as nw
 import pyarrow as pa
@@ -29,7 +29,7 @@ _SCHEMAS = {
 _TRANSFORMS = {"user_page_views": daily_page_views, "users": latest_updates}
 
 
-def bring(platform: Platform, table: str, days: Mapping[date, Iterable[NamedTuple | Mapping[str, Any]]]) -> None:
+def bring(platform: Platform, table: str, days: Mapping[date, Iterable[Any]]) -> None:
     """Replace some days, which follow each other, by the aggregates of these cleaned rows, in one transaction."""
     lake = platform.lake
     lake.analytics.open()
