@@ -66,6 +66,9 @@ grant usage on schema pipeline to user_pipeline_writer;
 grant select, insert, update, delete, truncate on all tables in schema pipeline to user_pipeline_writer;
 alter default privileges in schema pipeline
   grant select, insert, update, delete, truncate on tables to user_pipeline_writer;
+-- `user-pipeline recover` goes on with the numbers of the lake's commits.
+grant usage, select, update on all sequences in schema pipeline to user_pipeline_writer;
+alter default privileges in schema pipeline grant usage, select, update on sequences to user_pipeline_writer;
 
 \connect :"analytics"
 set role user_pipeline_owner;
@@ -81,3 +84,6 @@ grant usage on schema pipeline to user_pipeline_writer;
 grant select, insert, update, delete, truncate on all tables in schema pipeline to user_pipeline_writer;
 alter default privileges in schema pipeline
   grant select, insert, update, delete, truncate on tables to user_pipeline_writer;
+-- `user-pipeline recover` goes on with the numbers of the lake's commits.
+grant usage, select, update on all sequences in schema pipeline to user_pipeline_writer;
+alter default privileges in schema pipeline grant usage, select, update on sequences to user_pipeline_writer;

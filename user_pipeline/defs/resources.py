@@ -11,7 +11,7 @@ from user_pipeline.engines.duckdb import Engine
 from user_pipeline.interrupts import watched
 from user_pipeline.io_managers.exports import CsvIOManager
 from user_pipeline.io_managers.files import FilesIOManager
-from user_pipeline.io_managers.lake import LakeIOManager
+from user_pipeline.io_managers.raw import RawIOManager
 from user_pipeline.io_managers.snapshots import SnapshotIOManager
 from user_pipeline.io_managers.tables import DailyTableIOManager, IncrementalIOManager
 from user_pipeline.lake.lake import Lake
@@ -74,7 +74,7 @@ RESOURCES: Mapping[str, Any] = {
     "storage": _STORAGE,
     "databases": _DATABASES,
     "lake": _LAKE,
-    "raw_io_manager": LakeIOManager(lake=_LAKE, engine=_ENGINE, folder="raw", database="staging"),
+    "raw_io_manager": RawIOManager(lake=_LAKE, engine=_ENGINE, folder="raw", database="staging"),
     "cleaned_io_manager": DailyTableIOManager(lake=_LAKE, engine=_ENGINE, folder="cleaned", database="staging"),
     "marts_io_manager": IncrementalIOManager(lake=_LAKE, engine=_ENGINE, folder="daily", database="analytics"),
     "snapshots_io_manager": SnapshotIOManager(lake=_LAKE, engine=_ENGINE, folder="snapshots"),

@@ -19,13 +19,10 @@ if TYPE_CHECKING:
     from user_pipeline.resources.postgres import Transaction
 
 
-class LakeIOManager(LakeFileIOManager):
-    """Parquet files in the lake: ``<folder>/<asset>/date=<day>/<name>.parquet``, registered in a database.
+class RegisteredIOManager(LakeFileIOManager):
+    """Files of the lake that the registry of a database knows as the partitions of assets.
 
-    Assets give the file of each partition of the run, as a :class:`Partitioned` of :class:`File`. The files are stored
-    first; then they are registered, all in one transaction. ``partition_expr`` in the asset's metadata names the column
-    that tells the day of a row: rows of other days are refused. Consumers get the rows of each of their partitions as a
-    lazy frame, by partition key.
+    Consumers get the rows of each of their partitions as a lazy frame, by partition key, in no particular order.
     """
 
     folder: str
@@ -35,6 +32,22 @@ class LakeIOManager(LakeFileIOManager):
     def registry(self) -> Registry:
         """The registry the partitions are in."""
         return self.lake.registry(self.database)
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        """The rows of each partition the consumer depends on."""
+        days = [date.fromisoformat(key) for key in context.asset_partition_keys]
+        with never_retried():
+            files = self.lake.fetch(self.engine, self.registry, context.asset_key.path[-1], days)
+        return {day.isoformat(): self.engine.read(there) for day, there in files.items()}
+
+
+class LakeIOManager(RegisteredIOManager):
+    """Parquet files in the lake: ``<folder>/<asset>/date=<day>/<name>.parquet``, registered in a database.
+
+    Assets give the file of each partition of the run, as a :class:`Partitioned` of :class:`File`. The files are stored
+    first; then they are registered, all in one transaction. ``partition_expr`` in the asset's metadata names the column
+    that tells the day of a row: rows of other days are refused.
+    """
 
     def handle_output(self, context: dg.OutputContext, obj: Partitioned[File]) -> None:
         """Store the files of the run's partitions and register them."""
@@ -76,10 +89,3 @@ class LakeIOManager(LakeFileIOManager):
             shown = file_metadata(file.path, rows, url, parquet_head(file.path))
             self.add_metadata(context, day.isoformat(), {**shown, **taken, **file.metadata})
             context.log.info("%s: wrote %d rows", stored[day].path, rows)
-
-    def load_input(self, context: dg.InputContext) -> Any:
-        """The rows of each partition the consumer depends on."""
-        days = [date.fromisoformat(key) for key in context.asset_partition_keys]
-        with never_retried():
-            files = self.lake.fetch(self.engine, self.registry, context.asset_key.path[-1], days)
-        return {day.isoformat(): self.engine.read(there) for day, there in files.items()}

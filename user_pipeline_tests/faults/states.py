@@ -41,6 +41,8 @@ class State:
             + f"broken {key} {number}\n"
             for key in ("PageViews/a", "PageViews/b")
         }
+        # It stays as it is: of a part file that has its rows and those of others some do not count any more.
+        views["PageViews/c"] = "".join(json.dumps(view(f"{day}T12:00:00", "/c", 7)) + "\n" for day in (DAY, NEXT))
         updates = {
             "UserUpdates/a": "".join(
                 update(f"{day}T{n % 24:02}:00:00", n % 3, f"u{n}.v{number}@example.com", f"Name {number}")

@@ -87,9 +87,10 @@ def test_each_commit_has_a_log_of_what_it_wrote(platform: Platform, registry: Re
             "kind": "partition",
             "asset": "t",
             "day": "2017-04-03",
+            "version": version,
             "files": [{"path": "t/a.parquet", "rows": 1, "size": 10}],
         },
-        {"kind": "partition", "asset": "t", "day": "2017-04-04", "files": []},
+        {"kind": "partition", "asset": "t", "day": "2017-04-04", "version": version, "files": []},
     ]
 
 

@@ -4,8 +4,6 @@ import contextlib
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from user_pipeline.cli.main import main
-from user_pipeline.ingest.feeds import FEEDS, PAGE_VIEWS
-from user_pipeline.ingest.manifest import Catalog, fragment_path
+from user_pipeline.ingest.feeds import FEEDS
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
 from user_pipeline_tests.defs.test_checks import rewrite, sql
 from user_pipeline_tests.platform import LOG_PIPELINE, Platform, update, view
@@ -324,20 +321,66 @@ def test_no_more_rows_are_named_than_can_be_read(sound: Platform) -> None:
     repair(sound, result.output)
 
 
-@pytest.mark.parametrize(
-    "query", ["select * from {} limit 5", "select * replace ('/z' as url) from {}", "from {0} union all from {0}"]
-)
-def test_a_damaged_raw_partition_is_found_and_repaired(sound: Platform, query: str) -> None:
-    rewrite(sound, "raw_page_views", DAYS[1], query)
+OF_RAW = f"f.asset = 'raw_page_views' and f.superseded_at is null and f.day = '{DAYS[1]}'"
+OF_NEXT = f"o.asset = 'raw_page_views' and o.superseded_at is null and o.day = '{DAYS[2]}'"
+NEXT = f"pipeline.lake_files o where {OF_NEXT}"
+REGISTERED = {
+    "no file": (f"delete from pipeline.lake_files f where {OF_RAW}", ["missing"]),
+    "the file of another day": (
+        f"update pipeline.lake_files f set path = o.path from {NEXT} and {OF_RAW}",
+        ["missing", "extra"],
+    ),
+    "one more file": (
+        f"insert into pipeline.lake_files select o.asset, date '{DAYS[1]}', path, rows, size, version from {NEXT}",
+        ["extra"],
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REGISTERED)
+def test_a_raw_day_that_is_not_made_of_what_was_delivered_is_found_and_repaired(sound: Platform, what: str) -> None:
+    statement, found = REGISTERED[what]
+    sql(sound, "staging", statement)
     result = verify()
-    assert result.exit_code == 1
-    [(table, (found, *_))] = findings(result.output).items()
-    assert (table, found[:10]) == ("raw_page_views", DAYS[1])
-    assert "stale" not in found
+    expected = [f"{DAYS[1]} {kind}: 19 rows" for kind in found]
+    assert (result.exit_code, findings(result.output)) == (1, {"raw_page_views": expected}), result.output
     repair(sound, result.output)
 
 
-def test_a_day_whose_input_changed_is_stale_until_it_is_redone(sound: Platform) -> None:
+LOST = {
+    "rows are missing": ("from {} where source_object <> 'PageViews/2017-04-02.json'", "lost: 19 rows", "0 of 19 rows"),
+    "rows are there twice": ("from {0} union all from {0}", "lost: 19 rows", "38 of 19 rows"),
+    "rows are others": ("select * replace ('/z' as url) from {}", "lost: 19 rows", "other rows"),
+}
+
+
+@pytest.mark.parametrize("what", LOST)
+def test_a_part_file_that_has_other_rows_is_found(sound: Platform, what: str) -> None:
+    query, found, example = LOST[what]
+    file = sound.lake_file("raw_page_views", DAYS[1])
+    kept = file.read_bytes()
+    rewrite(sound, "raw_page_views", DAYS[1], query)
+    result = verify()
+    assert result.exit_code == 1
+    assert findings(result.output)["raw_page_views"] == [f"{DAYS[1]} {found}"]
+    assert f"    PageViews/{DAYS[1]}.json: {example}\n" in result.output
+    assert commands(result.output)[0].startswith("# Restore the part files from a backup of the lake")
+    file.unlink()
+    gone = verify()
+    assert gone.exit_code == 1
+    assert f"{file} is missing, though the manifest or the registry of files counts on it" in gone.output
+    file.write_bytes(kept)
+    assert verify().exit_code == 0
+
+
+def test_digests_of_another_version_of_the_engine_are_not_compared(sound: Platform) -> None:
+    sql(sound, "staging", "update pipeline.ingested_days set digest = '0.0.1:' || digest")
+    assert verify().exit_code == 0
+    sql(sound, "staging", "update pipeline.ingested_days set digest = substr(digest, 7)")
+    assert verify().exit_code == 0
+
+
+def test_a_day_whose_input_changed_is_stale_until_it_is_rematerialized(sound: Platform) -> None:
     source = sound.root / "source"
     kept = shutil.copytree(source, sound.root / "kept")
     sound.put_views("PageViews/later.json", [view(f"{DAYS[0]}T01:30:00", "/new"), view(f"{DAYS[1]}T01:30:00", "/new")])
@@ -357,33 +400,6 @@ def test_a_day_whose_input_changed_is_stale_until_it_is_redone(sound: Platform) 
     assert verify().exit_code == 0
 
 
-def test_a_fragment_that_lost_rows_is_found(sound: Platform) -> None:
-    [entry] = [
-        entry
-        for entry in Catalog.load(sound.storage.lake, PAGE_VIEWS).entries()
-        if entry.key == f"PageViews/{DAYS[1]}.json"
-    ]
-    file = sound.root / "lake" / fragment_path(PAGE_VIEWS, date.fromisoformat(DAYS[1]), entry.batch)
-    kept = file.read_bytes()
-    rows = file.parent / "damaged"
-    import duckdb
-
-    with duckdb.connect() as connection:
-        table = connection.execute(f"from read_parquet('{file}', hive_partitioning = false) limit 15").to_arrow_table()
-        connection.from_arrow(table).write_parquet(str(rows))
-    rows.rename(file)
-    result = verify()
-    assert result.exit_code == 1
-    assert "2017-04-02 lost: 4 rows" in findings(result.output)["raw_page_views"]
-    assert "    PageViews/2017-04-02.json: 15 of 19 rows\n" in result.output
-    file.unlink()
-    gone = verify()
-    assert gone.exit_code == 1
-    assert f"{file} is missing, though the lake's catalog counts on it" in gone.output
-    file.write_bytes(kept)
-    assert verify().exit_code == 0
-
-
 def test_recommendations_whose_snapshot_is_gone_are_to_be_made_again(sound: Platform) -> None:
     sound.lake_file("page_recommendations", DAYS[2]).unlink()
     result = verify()
@@ -392,23 +408,14 @@ def test_recommendations_whose_snapshot_is_gone_are_to_be_made_again(sound: Plat
     repair(sound, result.output)
 
 
-def test_a_catalog_that_claims_more_rows_is_found(sound: Platform) -> None:
-    lake = sound.storage.lake
-
-    def claim(more: int) -> None:
-        catalog = Catalog.load(lake, PAGE_VIEWS)
-        catalog.commit(
-            lake,
-            [
-                replace(entry, days={day: rows + more for day, rows in entry.days.items()})
-                for entry in catalog.entries()
-                if entry.key == "PageViews/late.json"
-            ],
-        )
-
-    claim(2)
+def test_a_manifest_that_claims_more_rows_is_found(sound: Platform) -> None:
+    claim = (
+        "update pipeline.ingested_days d set rows = d.rows + {} from pipeline.ingested_objects o "
+        "where o.key = 'PageViews/late.json' and d.object_id = o.object_id"
+    )
+    sql(sound, "staging", claim.format(2))
     assert findings(verify().output) == {"raw_page_views": ["2017-04-01 lost: 2 rows"]}
-    claim(-2)
+    sql(sound, "staging", claim.format(-2))
     assert verify().exit_code == 0
 
 
