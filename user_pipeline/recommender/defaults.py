@@ -4,3 +4,5 @@
 NEIGHBOURS = 150
 # The ridge penalty, in squared views.
 REGULARISATION = 20.0
+# Bytes to work in, beside the views and their transpose.
+MEMORY_LIMIT = 2**30

@@ -9,9 +9,9 @@ from scipy.sparse import csr_array, csr_matrix, diags_array, hstack, vstack
 from sparse_dot_topn import sp_matmul_topn
 
 from user_pipeline.recommender.co_views import empty
+from user_pipeline.recommender.defaults import MEMORY_LIMIT
 from user_pipeline.recommender.interactions import Codes, Interactions
 from user_pipeline.recommender.parallel import threads
-from user_pipeline.recommender.weights import MEMORY_LIMIT
 
 TOP_N = 3
 # What a seen page adds to its own score, far below any sum of weights.
