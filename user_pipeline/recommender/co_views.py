@@ -12,7 +12,8 @@ from scipy.sparse import coo_array, csr_array
 WIDEST = int(np.iinfo(np.uint16).max)
 # Pages whose rows are searched at a time: few, so that they stay in the cache.
 ROWS = 32
-Cells: TypeAlias = NDArray[np.uint16] | NDArray[np.float32]
+Cell: TypeAlias = np.uint16 | np.float32
+Cells: TypeAlias = NDArray[Cell]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class CoViews:
     tail: csr_array
 
     @classmethod
-    def blank(cls, diagonal: NDArray[np.float64], memory_limit: int, cell: "type[np.uint16 | np.float32]") -> "CoViews":
+    def blank(cls, diagonal: NDArray[np.float64], memory_limit: int, cell: type[Cell]) -> "CoViews":
         """Zeros off the diagonal, laid out for a memory limit in bytes; no tail yet, but of the right shape."""
         n = len(diagonal)
         block = int(np.clip(memory_limit // (256 * max(n, 1)), 1, 256))
@@ -193,7 +194,7 @@ def summed(parts: Iterator[tuple[int, csr_array]], shape: tuple[int, int]) -> cs
     return total
 
 
-def add_to(panel: "NDArray[np.uint16 | np.float32 | np.float64]", row: int, part: csr_array) -> None:
+def add_to(panel: NDArray[Cell | np.float64], row: int, part: csr_array) -> None:
     """Add one such piece to a dense block, in which rows after the piece's first are zero so far."""
     begun = panel[row].copy()
     part.toarray(out=panel[row : row + part.shape[0]])

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array, vstack
 
-from user_pipeline.recommender.co_views import CoViews, add_to, largest_in_rows, summed, tail_limit
+from user_pipeline.recommender.co_views import Cell, CoViews, add_to, largest_in_rows, summed, tail_limit
 from user_pipeline.recommender.interactions import Interactions
 from user_pipeline.recommender.parallel import run_blocks
 
@@ -20,7 +20,7 @@ def count_co_views(
     *,
     memory_limit: int,
     n_threads: int | None = None,
-    cell: "type[np.uint16 | np.float32]" = np.uint16,
+    cell: type[Cell] = np.uint16,
 ) -> CoViews:
     """Compute ``X'X`` block by block.
 
@@ -95,7 +95,7 @@ class _Products:
 
     by_user: csr_array
     by_page: csc_array
-    cell: "type[np.uint16 | np.float32]"
+    cell: type[Cell]
 
     def columns_from(self, position: NDArray[np.int32]) -> csr_array:
         """X cut in two at a place in each of its rows, without copying it.

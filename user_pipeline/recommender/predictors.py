@@ -8,7 +8,7 @@ from sparse_dot_topn import sp_matmul_topn
 from user_pipeline.recommender.co_views import ROWS, CoViews
 from user_pipeline.recommender.defaults import MEMORY_LIMIT, NEIGHBOURS
 from user_pipeline.recommender.parallel import run_blocks, threads
-from user_pipeline.recommender.solve import Nearest, solutions
+from user_pipeline.recommender.solve import Lead, Nearest, solutions
 
 # Up to so many pages all predict each: the one inverse takes up to ten seconds, and no choice of predictors is better.
 DENSE_PAGES = 7500
@@ -21,6 +21,8 @@ STEP = 15
 KNOWN = 2.0**60
 # The smallest number above zero.
 SMALLEST = np.finfo(np.float32).tiny
+# A difference of two float32 numbers that is smaller than this share of them is none.
+ROUNDING = np.float32(1e-6)
 
 
 def find_predictors(
@@ -28,6 +30,8 @@ def find_predictors(
     neighbours: int | None,
     regularisation: float,
     *,
+    is_ordered: bool = False,
+    lead: Lead | None = None,
     memory_limit: int = MEMORY_LIMIT,
     n_threads: int | None = None,
 ) -> Nearest | None:
@@ -40,11 +44,15 @@ def find_predictors(
     objective is steepest. It is looked for among the nearest pages of the nearest alone. Where it finds fewer,
     the page is predicted from fewer: more of the nearest would cost time and, measured, not help.
 
+    In order all K are those of which ``R[i, j] / sqrt(G[i, i] G[j, j])`` is largest: what follows a page is near it.
+
     Args:
         co_views: G.
         neighbours: K, or None, see :func:`fit`.
         regularisation: the ridge penalty, in squared views.
-        memory_limit: bytes. A dense system takes no more than half of them.
+        is_ordered: whether G knows the order of the views.
+        lead: rows of (R - G)', see :data:`.Lead`; None if R is G.
+        memory_limit: bytes. A dense system takes no more than half of them, or three quarters with ``lead``.
         n_threads: threads to use, every core by default.
 
     Returns:
@@ -52,13 +60,13 @@ def find_predictors(
     """
     n = co_views.n
     is_dense = n <= DENSE_PAGES if neighbours is None else neighbours >= n - 1
-    # A dense solution costs 8 bytes a pair of pages.
+    # A dense solution costs 8 bytes a pair of pages, or 12 with a lead.
     if is_dense and 8 * n**2 <= memory_limit // 2:
         return None
-    nearest = _ranked(co_views, NEIGHBOURS if neighbours is None else neighbours, n_threads=n_threads)
+    nearest = _ranked(co_views, NEIGHBOURS if neighbours is None else neighbours, lead=lead, n_threads=n_threads)
     k = nearest.pages.shape[1]
     few = int(np.ceil(NEAREST * k))
-    if few == k or k == n - 1:
+    if is_ordered or few == k or k == n - 1:
         return _ascending(nearest)
     size = np.full(n, few)
     first = _ascending(Nearest(nearest.pages[:, :few], nearest.co_views[:, :few], size))
@@ -139,8 +147,8 @@ def _overrated(
     return out
 
 
-def _ranked(co_views: CoViews, neighbours: int, *, n_threads: int | None) -> Nearest:
-    """The K pages nearest to each page by cosine, ``G[i, j] / sqrt(G[i, i] G[j, j])``, nearest first.
+def _ranked(co_views: CoViews, neighbours: int, *, lead: Lead | None = None, n_threads: int | None) -> Nearest:
+    """The K pages nearest to each page by cosine, ``R[i, j] / sqrt(G[i, i] G[j, j])``, nearest first.
 
     Of equally near pages the more popular come first; so pages with fewer than K that share a viewer with
     them are completed by the most popular pages. If there are fewer than K other pages, it is all of them.
@@ -157,6 +165,12 @@ def _ranked(co_views: CoViews, neighbours: int, *, n_threads: int | None) -> Nea
         start, stop = rows
         counts = co_views.rows(start, stop)
         cosine = counts * scale
+        if lead is not None:
+            rounding = ROUNDING * counts
+            counts += lead(start, stop)
+            # What only followed the page cancels out with direction 1, but for rounding.
+            counts[np.abs(counts) <= rounding] = 0
+            cosine = np.maximum(counts * scale, 0)
         own = np.arange(len(counts))
         cosine[own, start + own] = -1
         sample = cosine[:, ::stride]

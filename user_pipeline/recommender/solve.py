@@ -1,7 +1,7 @@
 """The weights themselves: a ridge system for each page, or one inverse for all of them."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ LEAST = 0.002
 QUANTUM = 2.0**-20
 # Pages whose systems are solved at a time: few, so that they stay in the cache.
 BATCH = 16
+# Rows ``[start, stop)`` of (R - G)', which are columns of d A: how much more other pages speak for these than for what
+# comes before them.
+Lead: TypeAlias = Callable[[int, int], NDArray[np.float64]]
 
 
 class Nearest(NamedTuple):
@@ -30,7 +33,7 @@ class Nearest(NamedTuple):
 
     Attributes:
         pages: n x K columns, int32. In a row the first ``size`` count, in ascending order; the rest is anything.
-        co_views: n x K, how many viewers the page has in common with each, float32.
+        co_views: n x K, how many viewers the page has in common with each, or R of it in order, float32.
         size: how many pages there are, shape ``(n,)``.
     """
 
@@ -44,6 +47,7 @@ def solve(
     predictors: Nearest | None,
     regularisation: float,
     *,
+    lead: Lead | None = None,
     n_threads: int | None = None,
 ) -> csr_array:
     """Solve every page's ridge system, in float64 and batches of 32 K^2 bytes a system on each thread.
@@ -52,6 +56,7 @@ def solve(
         co_views: G.
         predictors: the pages that each page is predicted from; None for all others, which takes one inverse.
         regularisation: the ridge penalty, in squared views.
+        lead: rows of (R - G)'; None if R is G. The predictors have it in their numbers.
         n_threads: threads to use, every core by default.
 
     Returns:
@@ -60,7 +65,7 @@ def solve(
     """
     n = co_views.n
     if predictors is None:
-        return _solve_dense(co_views, regularisation, n_threads=n_threads)
+        return _solve_dense(co_views, regularisation, lead, n_threads=n_threads)
     k = predictors.pages.shape[1]
     if not k:
         return empty((n, n))
@@ -116,8 +121,8 @@ def _batches(order: NDArray[np.intp], size: NDArray[np.int64]) -> Iterator[NDArr
             yield group[start : start + BATCH]
 
 
-def _solve_dense(co_views: CoViews, regularisation: float, *, n_threads: int | None) -> csr_array:
-    """The weights of all pages on all others: with ``P = (G + regularisation * I)^-1``, ``B = -P / diag(P)``."""
+def _solve_dense(co_views: CoViews, regularisation: float, lead: Lead | None, *, n_threads: int | None) -> csr_array:
+    """The weights of all pages on all others: the B of :mod:`.weights`."""
     from scipy.linalg.lapack import dpotrf, dpotri
 
     n = co_views.n
@@ -135,15 +140,15 @@ def _solve_dense(co_views: CoViews, regularisation: float, *, n_threads: int | N
     if failed:
         raise np.linalg.LinAlgError(f"regularisation={regularisation} is too small for these views")
     diagonal = np.diag(inverse).copy()
+    directed = None if lead is None else _directed(co_views, inverse, lead, n_threads=n_threads)
     limit = min(n, DENSE_FAN_OUT)
 
     def cut(rows: tuple[int, int]) -> csr_array:
         start, stop = rows
-        # Only the lower triangle is there.
-        block = np.concatenate([inverse[start:stop, :stop], inverse[stop:, start:stop].T], axis=1)
-        own = np.tril(block[:, start:])[:, : stop - start]
-        block[:, start:stop] = own + np.tril(own, -1).T
-        weights = (np.rint(block / (-QUANTUM * diagonal)) * QUANTUM).astype(np.float32)
+        if directed is None:
+            weights = _rounded(_symmetric_rows(inverse, start, stop) / -diagonal)
+        else:
+            weights = directed[start:stop]
         weights[np.arange(len(weights)), np.arange(start, stop)] = 0
         if limit < n:
             size = np.abs(weights)
@@ -153,3 +158,40 @@ def _solve_dense(co_views: CoViews, regularisation: float, *, n_threads: int | N
 
     weights: csr_array = vstack(list(run_blocks(cut, co_views.row_ranges(), n_threads)), format="csr")
     return weights
+
+
+def _directed(
+    co_views: CoViews, inverse: NDArray[np.float64], lead: Lead, *, n_threads: int | None
+) -> NDArray[np.float32]:
+    """``d P A - P diag((1 + d diag(P A)) / diag(P))``, with anything on its diagonal.
+
+    A is made and used some columns at a time.
+    """
+    from scipy.linalg.blas import dsymm
+
+    out = np.empty(inverse.shape, np.float32)
+
+    def columns(pages: tuple[int, int]) -> None:
+        start, stop = pages
+        product = dsymm(1.0, inverse, lead(start, stop).T, lower=1).T
+        own = np.arange(stop - start), np.arange(start, stop)
+        rows = _symmetric_rows(inverse, start, stop)
+        product -= rows * ((1 + product[own]) / rows[own])[:, None]
+        out[:, start:stop] = _rounded(product).T
+
+    with single_threaded_blas():
+        for _ in run_blocks(columns, co_views.row_ranges(co_views.block), n_threads):
+            pass
+    return out
+
+
+def _symmetric_rows(lower: NDArray[np.float64], start: int, stop: int) -> NDArray[np.float64]:
+    """Rows of a symmetric matrix of which only the lower triangle is there."""
+    block = np.concatenate([lower[start:stop, :stop], lower[stop:, start:stop].T], axis=1)
+    own = np.tril(block[:, start:])[:, : stop - start]
+    block[:, start:stop] = own + np.tril(own, -1).T
+    return block
+
+
+def _rounded(weights: NDArray[np.float64]) -> NDArray[np.float32]:
+    return (np.rint(weights / QUANTUM) * QUANTUM).astype(np.float32)
