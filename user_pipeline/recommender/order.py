@@ -11,6 +11,7 @@ Pages that share a position count half in E[i, j] and half in E[j, i]. So at dis
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ DECAY: NDArray[np.float64] = np.rint(np.exp(-np.arange(REACH + 1.0)) * 2.0**30) 
 # What a page counts in a row of E + E', or of E' - E, by how much earlier than the row's page it was viewed.
 NEAR = np.concatenate([DECAY[:0:-1], DECAY])
 EARLIER = np.concatenate([-DECAY[:0:-1], [0.0], DECAY[1:]])
+AROUND = np.arange(-REACH, REACH + 2)
 # How many numbers are summed at a time: few, so that they stay in the cache.
 PIECE = 2**18
 
@@ -40,12 +42,17 @@ class Order:
     Attributes:
         pages: columns by position, shape ``(n_pairs,)``.
         begin: which of ``pages`` is the first at each position, and at a few beyond the last.
+        single: the page at each position, -1 where there is none; not to be used where positions are shared.
+        is_shared: of each position, whether one within reach of it is shared by several pages. Empty, as ``begin`` is,
+            if there is none.
         positions: those at which the first page was viewed, the second, and so on, shape ``(n_pairs,)``.
         bounds: where in ``positions`` those of each page begin, shape ``(n + 1,)``.
     """
 
     pages: NDArray[np.int32]
     begin: NDArray[np.int32]
+    single: NDArray[np.int32]
+    is_shared: NDArray[np.bool_]
     positions: NDArray[np.int32]
     bounds: NDArray[np.int32]
 
@@ -56,15 +63,22 @@ class Order:
             raise ValueError("long_range below 1 needs the order of the views: pass recency to interactions()")
         sequence = views.latest_first
         step = sequence.data.astype(np.int32)
-        first = sequence.indptr[:-1]
-        step[first[first < len(step)]] += REACH * (np.diff(sequence.indptr) > 0)[first < len(step)]
+        step[sequence.indptr[:-1][np.diff(sequence.indptr) > 0]] += REACH
         position = np.cumsum(step, dtype=np.int32)
         del step
-        beyond = int(position[-1]) + REACH + 2 if len(position) else 2 * REACH
-        begin = np.zeros(beyond, np.int32)
-        np.cumsum(np.bincount(position, minlength=beyond)[:-1], out=begin[1:])
+        end = int(position[-1] if len(position) else 0) + REACH + 2
+        begin = np.zeros(end, np.int32)
+        np.cumsum(np.bincount(position, minlength=end)[:-1], out=begin[1:])
+        single = np.full(end, -1, np.int32)
+        single[position] = sequence.indices
+        is_shared = np.zeros(0, np.bool_)
+        if len(position) and not sequence.data.all():
+            size = np.diff(begin, append=begin[-1:])
+            is_shared = np.convolve(size > 1, np.ones(2 * REACH + 1, np.int8), "same") > 0
+        else:
+            begin = begin[:0]
         by_page = csr_array((position, sequence.indices, sequence.indptr), shape=sequence.shape).tocsc()
-        return cls(sequence.indices, begin, by_page.data, by_page.indptr)
+        return cls(sequence.indices, begin, single, is_shared, by_page.data, by_page.indptr)
 
     def rows(self, start: int, stop: int, kernel: NDArray[np.float64], first: int = 0) -> NDArray[np.float64]:
         """Rows ``[start, stop)`` of a matrix of sums over pages near each other, dense.
@@ -75,47 +89,85 @@ class Order:
             kernel: what a page counts, by position relative to the row's page: from ``REACH`` later to as many earlier.
             first: first column.
         """
-        out = np.zeros((stop - start, len(self.bounds) - 1 - first))
-        for row, part in self.pieces(start, stop, kernel, first):
+        # Their first column takes what belongs to none.
+        out, *others = np.zeros((2 if len(self.is_shared) else 1, stop - start, len(self.bounds) - first))
+        for row, part in self._pieces(start, stop, kernel, first):
             add_to(out, row, part)
-        return out
+        for other in others:
+            for row, part in self._shared_pieces(start, stop, kernel, first):
+                add_to(other, row, part)
+            out += other
+        return out[:, 1:]
 
-    def pieces(self, start: int, stop: int, kernel: NDArray[np.float64], first: int) -> Iterator[tuple[int, csr_array]]:
-        """The same as sparse matrices of bounded size to be added up, see :func:`.summed`.
+    def summed(self, start: int, stop: int, kernel: NDArray[np.float64], first: int) -> csr_array:
+        """The same, sparse."""
+        pieces = chain(self._pieces(start, stop, kernel, first), self._shared_pieces(start, stop, kernel, first))
+        return summed(pieces, (stop - start, len(self.bounds) - first))[:, 1:]
 
-        Where no times are equal, the time is 2 REACH + 1 additions a view. Where they are, it is that of the pairs of
-        pages at all of these positions: at most one for every pair of pages of every user.
+    def _pieces(
+        self, start: int, stop: int, kernel: NDArray[np.float64], first: int
+    ) -> Iterator[tuple[int, csr_array]]:
+        """What there is where no position is shared, in pieces of bounded size, see :func:`.summed`.
+
+        The time is 2 REACH + 1 additions a view.
         """
-        around = np.arange(-REACH, REACH + 2, dtype=np.int32)
-        begin, end = self.bounds[start], self.bounds[stop]
-        for at in range(begin, end, PIECE // len(around)):
-            position = self.positions[at : min(end, at + PIECE // len(around))]
-            edges = self.begin[position[:, None] + around]
-            total = np.cumsum(edges[:, -1] - edges[:, 0], dtype=np.int64)
-            done = 0
-            while done < len(edges):
-                spent = total[done - 1] if done else 0
-                to = max(done + 1, int(np.searchsorted(total, spent + PIECE, side="right")))
-                yield self._piece(edges[done:to], at + done, start, stop, kernel=kernel, first=first)
-                done = to
+        for row, positions, rows in self._views(start, stop, is_shared=False):
+            columns = self.single.take(positions[:, None] + AROUND[:-1]).ravel()
+            columns -= np.int32(first - 1)
+            np.maximum(columns, 0, out=columns)
+            data = np.tile(kernel, len(positions))
+            yield row, self._matrix(data, columns, rows * len(kernel), first)
 
-    def _piece(
-        self, edges: NDArray[np.int32], at: int, start: int, stop: int, *, kernel: NDArray[np.float64], first: int
-    ) -> tuple[int, csr_array]:
-        """One piece: some views of pages ``[start, stop)``, the first of which is number ``at``."""
-        bounds = self.bounds[start : stop + 1]
-        row, last = (np.searchsorted(bounds, [at, at + len(edges) - 1], side="right") - 1).tolist()
-        size = edges[:, -1] - edges[:, 0]
-        ends = np.concatenate([[0], np.cumsum(size)])
-        columns = self.pages[np.arange(ends[-1]) + np.repeat(edges[:, 0] - ends[:-1], size)]
-        data = np.repeat(np.tile(kernel, len(edges)), np.diff(edges, axis=1).ravel())
-        indptr = ends[np.clip(bounds[row : last + 2] - at, 0, len(edges))]
-        if first:
-            is_in = columns >= first
-            columns, data = columns[is_in] - np.int32(first), data[is_in]
-            indptr = np.concatenate([[0], np.cumsum(is_in)])[indptr]
-        shape = (last + 1 - row, len(self.bounds) - 1 - first)
-        return row, csr_array((data, columns, indptr.astype(np.int32)), shape=shape)
+    def _shared_pieces(
+        self, start: int, stop: int, kernel: NDArray[np.float64], first: int
+    ) -> Iterator[tuple[int, csr_array]]:
+        """The same where some are.
+
+        The time is that of the pairs of pages at all of these positions: at most one for every pair of pages of every
+        user.
+        """
+        for row, positions, rows in self._views(start, stop, is_shared=True):
+            edges = self.begin.take(positions[:, None] + AROUND)
+            size = edges[:, -1] - edges[:, 0]
+            total = np.concatenate([[0], np.cumsum(size, dtype=np.int64)])
+            at = 0
+            while at < len(positions):
+                to = max(at + 1, int(np.searchsorted(total, total[at] + PIECE, side="right")) - 1)
+                ends = total[at : to + 1] - total[at]
+                place = np.arange(ends[-1]) + np.repeat(edges[at:to, 0] - ends[:-1], size[at:to])
+                columns = np.maximum(self.pages.take(place) - np.int32(first - 1), 0)
+                data = np.repeat(np.tile(kernel, to - at), np.diff(edges[at:to], axis=1).ravel())
+                own, last = (np.searchsorted(rows, [at, to - 1], side="right") - 1).tolist()
+                indptr = ends[np.clip(rows[own : last + 2] - at, 0, to - at)]
+                yield row + own, self._matrix(data, columns, indptr, first)
+                at = to
+
+    def _views(
+        self, start: int, stop: int, *, is_shared: bool
+    ) -> Iterator[tuple[int, NDArray[np.int32], NDArray[np.intp]]]:
+        """The views of some pages, few at a time.
+
+        Yields:
+            The first row, positions, and where those of this and each further row begin, and the last end.
+        """
+        bounds, few = self.bounds[start : stop + 1], PIECE // len(AROUND)
+        for at in range(bounds[0], bounds[-1], few):
+            positions = self.positions[at : min(bounds[-1], at + few)]
+            row, last = (np.searchsorted(bounds, [at, at + len(positions) - 1], side="right") - 1).tolist()
+            rows = np.clip(bounds[row : last + 2] - at, 0, len(positions)).astype(np.intp)
+            if len(self.is_shared):
+                chosen = self.is_shared[positions] == is_shared
+                positions, rows = positions[chosen], np.concatenate([[0], np.cumsum(chosen)])[rows]
+            elif is_shared:
+                return
+            if len(positions):
+                yield row, positions, rows
+
+    def _matrix(
+        self, data: NDArray[np.float64], columns: NDArray[np.int32], indptr: NDArray[np.intp], first: int
+    ) -> csr_array:
+        shape = (len(indptr) - 1, len(self.bounds) - first)
+        return csr_array((data, columns, indptr.astype(np.int32)), shape=shape)
 
 
 def weigh_by_distance(
@@ -144,7 +196,7 @@ def weigh_by_distance(
 
     def tail_rows(start: int) -> csr_array:
         stop = min(start + block, n)
-        near = summed(order.pieces(start, stop, NEAR, n_head), (stop - start, n - n_head))
+        near = order.summed(start, stop, NEAR, n_head)
         rows = long_range * co_views.tail[start - n_head : stop - n_head] + (1 - long_range) * near
         return largest_in_rows(csr_array(rows.astype(np.float32)), tail_limit(n - n_head, memory_limit))
 
