@@ -30,7 +30,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -243,8 +243,7 @@ def ranked(method: str, parameter: Parameter, split: Split, users: NDArray[np.in
         regularisation, neighbours = parameter if isinstance(parameter, tuple) else (parameter, None)
         weights = fit(views, neighbours=neighbours, regularisation=regularisation or REGULARISATION)
         out = np.full((views.matrix.shape[0], RANKED), -1)
-        asked = replace(views, matrix=views.matrix[users])
-        for part in recommend(asked, weights, top_n=RANKED):
+        for part in recommend(views.of(users), weights, top_n=RANKED):
             out[part.user, part.rank - 1] = part.page
         return out[: len(users)]
     if method.startswith("implicit"):

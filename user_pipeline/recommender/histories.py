@@ -9,14 +9,23 @@ from scipy.sparse import csr_array, diags_array, hstack, vstack
 
 from user_pipeline.recommender.defaults import Parameters
 from user_pipeline.recommender.interactions import Interactions
-from user_pipeline.recommender.parallel import run_blocks, threads
+from user_pipeline.recommender.parallel import run_blocks
 
 # What a seen page adds to its own score, far below any sum of weights, and below any trend.
 SEEN, SEEN_64 = np.float32(-1e9), -1e30
 # The trend of the page most often discovered.
 TREND = 10.0
+# Of pages discovered less than this share of its discoveries it is none: a trend of all pages would take most of the
+# time of scoring.
+LEAST_TREND = 0.01
 # How much a page counts is a multiple of this. Like weights it makes sums exact, here in float64.
 QUANTUM = 2.0**-20
+
+
+# Of so many sums a standard deviation is estimated, to 4 % of it.
+WIDTH = 256
+# Users whose scores are measured at a time.
+USERS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +38,14 @@ class Histories:
 
     Attributes:
         views: users x columns.
-        weights: columns x columns.
         gain: what was seen x columns.
+        sketch: from :func:`_sketch_of`; empty without a trend.
         parameters: how to weigh.
     """
 
     views: Interactions
-    weights: csr_array
     gain: csr_array
+    sketch: NDArray[np.float64]
     parameters: Parameters
 
     @classmethod
@@ -63,23 +72,22 @@ class Histories:
             # Seen before and seen now are columns of one matrix, so that one product scores and excludes.
             blocked = diags_array(np.full(n, SEEN), dtype=np.float32)
             gain = vstack([weights + blocked, blocked], format="csr")
-            return cls(views, weights, gain if has_earlier else gain[:n], parameters)
+            return cls(views, gain if has_earlier else gain[:n], np.empty((n, 0)), parameters)
         if parameters.is_ordered and views.latest_first is None:
             raise ValueError("long_range below 1 needs the order of the views: pass recency to interactions()")
         weights, blocked = weights.astype(np.float64), diags_array(np.full(n, SEEN_64))
-        parts = [weights, blocked] if trend is None else [weights, blocked, csr_array(trend[None, :])]
-        return cls(views, weights, vstack(parts, format="csr", dtype=np.float64), parameters)
+        if trend is None:
+            return cls(views, vstack([weights, blocked], format="csr"), np.empty((n, 0)), parameters)
+        gain = vstack([weights, blocked, csr_array(trend[None, :])], format="csr")
+        return cls(views, gain, _sketch_of(weights), parameters)
 
-    def of_users(
-        self, past: csr_array, start: int, stop: int, *, memory_limit: int, n_threads: int | None
-    ) -> csr_array:
+    def of_users(self, past: csr_array, start: int, stop: int, *, n_threads: int | None) -> csr_array:
         """What users ``[start, stop)`` have seen and how much it counts.
 
         Args:
             past: these users x (columns, or columns twice), not zero where seen.
             start: first user.
             stop: user to stop before.
-            memory_limit: bytes.
             n_threads: threads to use.
         """
         if self.gain.dtype == np.float32:
@@ -88,14 +96,13 @@ class Histories:
         counting = self._counting(start, stop)
         is_seen = csr_array((np.ones(past.nnz), past.indices % n, past.indptr), shape=(stop - start, n))
         parts = [counting, is_seen]
-        if self.gain.shape[0] > 2 * n:
+        if self.sketch.size:
             spread = np.empty(stop - start)
-            step = max(1, memory_limit // 8 // (16 * n * threads(n_threads)))
 
             def measure(at: int) -> None:
-                spread[at : at + step] = _spread(counting[at : at + step] @ self.weights)
+                spread[at : at + USERS] = _spread(counting[at : at + USERS] @ self.sketch, n)
 
-            for _ in run_blocks(measure, range(0, stop - start, step), n_threads):
+            for _ in run_blocks(measure, range(0, stop - start, USERS), n_threads):
                 pass
             parts.append(csr_array(self.parameters.trend * spread[:, None]))
         return csr_array(hstack(parts, format="csr"))
@@ -132,16 +139,34 @@ def trend_of(
         raise ValueError("a trend needs discoveries: how many users viewed each page for the first time")
     found = discoveries[views.pages].astype(np.float64)
     most = found.max(initial=0)
+    found[found < LEAST_TREND * most] = 0
     return TREND * found / most if most else None
 
 
-def _spread(scores: csr_array) -> NDArray[np.float64]:
-    """The standard deviation of each row, zeros included; 1 where all are equal."""
-    m, n = scores.shape
-    size = np.diff(scores.indptr)
-    row = np.repeat(np.arange(m), size)
-    mean = np.bincount(row, weights=scores.data, minlength=m) / n
-    squares = np.bincount(row, weights=(scores.data - mean[row]) ** 2, minlength=m) + (n - size) * mean**2
-    spread: NDArray[np.float64] = np.sqrt(squares / n)
-    spread[spread == 0] = 1
-    return spread
+def _sketch_of(weights: csr_array) -> NDArray[np.float64]:
+    """What tells the mean and the standard deviation of a user's scores without all of them.
+
+    A user's scores are thousands of numbers, most of the time of scoring if all are made. So each column is added to
+    one of ``WIDTH``, with a random sign: the sum of squares of these sums is expected to be that of the scores, with a
+    deviation of at most ``sqrt(2 / WIDTH)`` (Charikar, Chen & Farach-Colton, "Finding frequent items in data streams",
+    2002; Weinberger et al., "Feature hashing for large scale multitask learning", ICML 2009). Of a catalogue of no more
+    pages than ``WIDTH`` they are the scores themselves.
+
+    Returns:
+        Columns x (WIDTH or fewer, and one more for the sum of all scores).
+    """
+    n = weights.shape[0]
+    width, sign = min(n, WIDTH), np.ones(n)
+    if n > width:
+        sign = np.random.default_rng(0).choice([-1.0, 1.0], n)
+    # Neighbours in popularity fall into different sums.
+    place = csr_array((sign, np.arange(n) % width, np.arange(n + 1)), shape=(n, width))
+    return np.concatenate([(weights @ place).toarray(), weights.sum(axis=1)[:, None]], axis=1)
+
+
+def _spread(sketched: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+    """The standard deviation of each user's scores of n pages; 1 where all are equal."""
+    squares, mean = (sketched[:, :-1] ** 2).sum(axis=1) / n, sketched[:, -1] / n
+    variance = squares - mean**2
+    # Of equal scores the difference is not zero but for rounding.
+    return np.sqrt(np.where(variance > 1e-12 * squares, variance, 1))

@@ -22,11 +22,12 @@ from user_pipeline.recommender.interactions import Interactions
 from user_pipeline.recommender.parallel import run_blocks
 
 REACH = 7
-# Multiples of 2^-30: sums of them are exact in float64 up to 2^23, so the order of the users does not show.
-DECAY: NDArray[np.float64] = np.rint(np.exp(-np.arange(REACH + 1.0)) * 2.0**30) / 2.0**30
-# What a page counts in a row of E + E', or of E' - E, by how much earlier than the row's page it was viewed.
+DECAY: NDArray[np.float64] = np.exp(-np.arange(REACH + 1.0))
+# What a page counts in a row of E + E', or of (E - E')', by how much earlier than the row's page it was viewed.
 NEAR = np.concatenate([DECAY[:0:-1], DECAY])
 EARLIER = np.concatenate([-DECAY[:0:-1], [0.0], DECAY[1:]])
+# Sums of multiples of it are exact in float64 up to 2^23, so the order of the users does not show.
+QUANTUM = 2.0**-30
 AROUND = np.arange(-REACH, REACH + 2)
 # How many numbers are summed at a time: few, so that they stay in the cache.
 PIECE = 2**18
@@ -89,6 +90,7 @@ class Order:
             kernel: what a page counts, by position relative to the row's page: from ``REACH`` later to as many earlier.
             first: first column.
         """
+        kernel = np.rint(kernel / QUANTUM) * QUANTUM
         # Their first column takes what belongs to none.
         out, *others = np.zeros((2 if len(self.is_shared) else 1, stop - start, len(self.bounds) - first))
         for row, part in self._pieces(start, stop, kernel, first):
@@ -101,6 +103,7 @@ class Order:
 
     def summed(self, start: int, stop: int, kernel: NDArray[np.float64], first: int) -> csr_array:
         """The same, sparse."""
+        kernel = np.rint(kernel / QUANTUM) * QUANTUM
         pieces = chain(self._pieces(start, stop, kernel, first), self._shared_pieces(start, stop, kernel, first))
         return summed(pieces, (stop - start, len(self.bounds) - first))[:, 1:]
 
@@ -186,8 +189,8 @@ def weigh_by_distance(
 
     def fill_panel(start: int) -> None:
         panel = co_views.panel(start)
-        near = order.rows(start, start + len(panel), NEAR, start)
-        panel[:] = long_range * panel + (1 - long_range) * near
+        near = order.rows(start, start + len(panel), (1 - long_range) * NEAR, start)
+        panel[:] = long_range * panel + near
 
     for _ in run_blocks(fill_panel, range(0, n_head, block), n_threads):
         pass
@@ -196,8 +199,8 @@ def weigh_by_distance(
 
     def tail_rows(start: int) -> csr_array:
         stop = min(start + block, n)
-        near = order.summed(start, stop, NEAR, n_head)
-        rows = long_range * co_views.tail[start - n_head : stop - n_head] + (1 - long_range) * near
+        near = order.summed(start, stop, (1 - long_range) * NEAR, n_head)
+        rows = long_range * co_views.tail[start - n_head : stop - n_head] + near
         return largest_in_rows(csr_array(rows.astype(np.float32)), tail_limit(n - n_head, memory_limit))
 
     tail = vstack(list(run_blocks(tail_rows, range(n_head, n, block), n_threads)), format="csr")

@@ -17,12 +17,13 @@ DENSE_PAGES = 7500
 NEAREST = 0.2
 # Systems are of so many sizes that batches are full.
 STEP = 15
+# In order pages less near than this share of the nearest are left out. Measured on page navigation, a travel site and
+# game reviews it changes recall@3 of the next page by less than 0.002, and takes half of the time or less.
+LEAST_SHARE = 0.1
 # What a page that is chosen already adds to the gain of choosing it, far below any sum.
 KNOWN = 2.0**60
 # The smallest number above zero.
 SMALLEST = np.finfo(np.float32).tiny
-# A difference of two float32 numbers that is smaller than this share of them is none.
-ROUNDING = np.float32(1e-6)
 
 
 def find_predictors(
@@ -44,7 +45,8 @@ def find_predictors(
     objective is steepest. It is looked for among the nearest pages of the nearest alone. Where it finds fewer,
     the page is predicted from fewer: more of the nearest would cost time and, measured, not help.
 
-    In order all K are those of which ``R[i, j] / sqrt(G[i, i] G[j, j])`` is largest: what follows a page is near it.
+    In order they are those of which ``R[i, j] / sqrt(G[i, i] G[j, j])`` is largest, at most K: what follows a page is
+    near it. Those of which it is less than ``LEAST_SHARE`` of the largest are left out, up to a whole number of steps.
 
     Args:
         co_views: G.
@@ -66,8 +68,10 @@ def find_predictors(
     nearest = _ranked(co_views, NEIGHBOURS if neighbours is None else neighbours, lead=lead, n_threads=n_threads)
     k = nearest.pages.shape[1]
     few = int(np.ceil(NEAREST * k))
-    if is_ordered or few == k or k == n - 1:
+    if k == n - 1 or (few == k and not is_ordered):
         return _ascending(nearest)
+    if is_ordered:
+        return _ascending(_strong(co_views, nearest))
     size = np.full(n, few)
     first = _ascending(Nearest(nearest.pages[:, :few], nearest.co_views[:, :few], size))
     overrated = _overrated(co_views, first, k - few, regularisation, n_threads=n_threads)
@@ -94,9 +98,18 @@ def find_predictors(
     return Nearest(pages, counts, size)
 
 
+def _strong(co_views: CoViews, nearest: Nearest) -> Nearest:
+    """Of the nearest, nearest first, those that are not much further than the first."""
+    k = nearest.pages.shape[1]
+    sign = nearest.co_views / np.sqrt(co_views.diagonal).astype(np.float32)[nearest.pages]
+    is_strong = (sign >= LEAST_SHARE * sign[:, :1]) & (sign > 0)
+    return nearest._replace(size=np.clip(-(-np.count_nonzero(is_strong, axis=1) // STEP) * STEP, min(STEP, k), k))
+
+
 def _ascending(nearest: Nearest) -> Nearest:
     """The same pages in the order of their numbers."""
-    order = np.argsort(nearest.pages, axis=1)
+    n, k = nearest.pages.shape
+    order = np.argsort(np.where(np.arange(k) < nearest.size[:, None], nearest.pages, np.int32(n)), axis=1)
     return Nearest(
         np.take_along_axis(nearest.pages, order, axis=1),
         np.take_along_axis(nearest.co_views, order, axis=1),
@@ -164,13 +177,12 @@ def _ranked(co_views: CoViews, neighbours: int, *, lead: Lead | None = None, n_t
     def find(rows: tuple[int, int]) -> None:
         start, stop = rows
         counts = co_views.rows(start, stop)
+        if lead is not None:
+            counts += lead(start, stop)
         cosine = counts * scale
         if lead is not None:
-            rounding = ROUNDING * counts
-            counts += lead(start, stop)
-            # What only followed the page cancels out with direction 1, but for rounding.
-            counts[np.abs(counts) <= rounding] = 0
-            cosine = np.maximum(counts * scale, 0)
+            # What speaks against the page is no nearer than what says nothing.
+            np.maximum(cosine, 0, out=cosine)
         own = np.arange(len(counts))
         cosine[own, start + own] = -1
         sample = cosine[:, ::stride]

@@ -81,7 +81,7 @@ def fit(
         factor = parameters.direction * (1 - parameters.long_range)
 
         def lead_of(start: int, stop: int) -> NDArray[np.float64]:
-            return factor * order.rows(start, stop, EARLIER)
+            return order.rows(start, stop, factor * EARLIER)
 
         lead = lead_of if factor else None
     predictors = find_predictors(
