@@ -165,7 +165,7 @@ def _directed(
 ) -> NDArray[np.float32]:
     """``d P A - P diag((1 + d diag(P A)) / diag(P))``, with anything on its diagonal.
 
-    A is made and used some columns at a time.
+    A is made and used some columns at a time: it would be another dense matrix.
     """
     from scipy.linalg.blas import dsymm
 
