@@ -14,12 +14,18 @@ import psycopg2
 import pytest
 
 from user_pipeline import interrupts
+from user_pipeline_tests.faults.proxy import Trouble, before
 from user_pipeline_tests.platform import Platform
+from user_pipeline_tests.s3 import s3_endpoint
 
-PATIENCE = 120.0
+PATIENCE = 300.0
+"""Seconds for a run to get to its work, on a machine that has other work."""
+STOP = 90.0
+"""Seconds for it to end."""
 MODULE = """
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dagster as dg
@@ -37,17 +43,17 @@ def slow(engine):
     engine.connect().sql("select count(*) from range(1000000000000) where hash(range) = 1").fetchall()
 
 
-def work(engine, databases):
+def work(engine, databases, storage):
     {work}
 
 
-@dg.asset(retry_policy=RETRY, required_resource_keys={{"engine", "databases"}})
+@dg.asset(retry_policy=RETRY, required_resource_keys={{"engine", "databases", "storage"}})
 def long(context):
     with SEEN.open("a") as file:
         file.write("long ")
     (context.resources.engine.new_scratch("test") / "file").touch()
     {guard}
-        work(context.resources.engine, context.resources.databases)
+        work(context.resources.engine, context.resources.databases, context.resources.storage)
 
 
 @dg.asset(required_resource_keys={{"engine"}})
@@ -78,6 +84,13 @@ STATEMENTS = {
         transaction.append("kept", rows, "public")""",
     "stream": """with databases.analytics.query("select pg_sleep(n) is null from generate_series(0, 1000) n") as rows:
         engine.connect().from_arrow(rows).fetchall()""",
+}
+REQUESTS = {
+    "get": 'storage.lake.get("silent").bytes()',
+    "list": 'list(storage.lake.list("silent"))',
+    "put": 'storage.lake.put("silent", b"content")',
+    "threads": """with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda name: storage.lake.get(name).bytes(), ["silent", "silent"]))""",
 }
 TABLES = """
 create table kept as select 1::bigint as n;
@@ -125,7 +138,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def stop(platform: Platform, directory: Path, process: subprocess.Popen[str], number: signal.Signals) -> None:
     """Tell a run to stop, and see that it does, and leaves nothing."""
     process.send_signal(number)
-    output, _ = process.communicate(timeout=PATIENCE)
+    output, _ = process.communicate(timeout=STOP)
     assert (directory / "seen").read_text() == "long ", output[-3000:]
     assert process.returncode != 0
     assert "STEP_UP_FOR_RETRY" not in output
@@ -174,6 +187,22 @@ def test_a_statement_of_a_run_that_is_told_to_stop_is_cancelled(
             "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() "
             "and pid <> pg_backend_pid() and state = 'active'",
         )
+
+
+@pytest.mark.parametrize(
+    ("work", "number"),
+    [*((work, signal.SIGTERM) for work in REQUESTS), ("get", signal.SIGINT), ("threads", signal.SIGINT)],
+)
+def test_a_store_that_does_not_answer_holds_no_run_that_is_told_to_stop(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: str, number: signal.Signals
+) -> None:
+    silent = Trouble("silent", lambda _, path: "silent" in path, times=1000)
+    with s3_endpoint(monkeypatch, "lake") as endpoint, before(endpoint.url) as proxy:
+        proxy.troubles.append(silent)
+        places = {"AWS_ENDPOINT_URL": proxy.url, "USER_PIPELINE_LAKE_URL": "s3://lake"}
+        with running(platform, tmp_path, REQUESTS[work], "with never_retried():", **places) as process:
+            wait_until(lambda: silent.happened > 0)
+            stop(platform, tmp_path, process, number)
 
 
 def test_a_signal_is_noted_inside_the_block_alone() -> None:

@@ -9,12 +9,11 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pytest
 from botocore.credentials import RefreshableCredentials
-from obstore.store import ObjectStore
 
 from user_pipeline.cli.sample_logs import SampleLogs
 from user_pipeline.ingest.feeds import PAGE_VIEWS
@@ -26,6 +25,9 @@ from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.settings import Settings
 from user_pipeline_tests.platform import Platform, update, view
 from user_pipeline_tests.s3 import Endpoint, s3_endpoint
+
+if TYPE_CHECKING:
+    from user_pipeline.resources.object_store import Store
 
 LOGS = SampleLogs(days=2, users=30, views_per_day=300)
 DAYS = ("2017-04-01", "2017-04-02")
@@ -397,7 +399,7 @@ def listing() -> Iterator[Listing]:
         server.shutdown()
 
 
-def open_lake() -> ObjectStore:
+def open_lake() -> "Store":
     return ObjectStorage(Settings.from_environment({"USER_PIPELINE_LAKE_URL": "s3://lake"})).lake
 
 
