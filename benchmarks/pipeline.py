@@ -45,7 +45,10 @@ from benchmarks.workspace import Platform, Workspace, expect_same
 from user_pipeline.cli.sample_logs import SampleLogs
 from user_pipeline.definitions import defs
 
-_UP_TO_MARTS = "ingested_user_updates,ingested_page_views,raw_user_updates,raw_page_views,user_updates,page_views,users,user_page_views"
+_UP_TO_MARTS = (
+    "ingested_user_updates,ingested_page_views,raw_user_updates,raw_page_views,user_updates,page_views,users,"
+    "user_page_views"
+)
 _ASSETS_UP_TO_MARTS = len(_UP_TO_MARTS.split(","))
 _EMPTY_UP_TO_MARTS, _EMPTY_ALL = "empty job, as up to marts", "empty job, as all assets"
 _PEER_NAMES = ["bare", "bare-upsert", "pandas", "dbt"]

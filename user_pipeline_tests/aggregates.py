@@ -30,7 +30,7 @@ _TRANSFORMS = {"user_page_views": daily_page_views, "users": latest_updates}
 
 
 def bring(platform: Platform, table: str, days: Mapping[date, Iterable[Any]]) -> None:
-    """Replace some days, which follow each other, by the aggregates of these cleaned rows (named tuples), in one transaction."""
+    """Replace some days in a row by the aggregates of cleaned rows (named tuples), in one transaction."""
     lake = platform.lake
     lake.analytics.open()
     with platform.engine() as engine, lake.analytics.database.transaction() as transaction:
