@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import date
-from typing import Any, NamedTuple
+from typing import Any
 
 import narwhals as nw
 import pyarrow as pa
@@ -29,14 +29,14 @@ _SCHEMAS = {
 _TRANSFORMS = {"user_page_views": daily_page_views, "users": latest_updates}
 
 
-def bring(platform: Platform, table: str, days: Mapping[date, Iterable[NamedTuple | Mapping[str, Any]]]) -> None:
-    """Replace some days, which follow each other, by the aggregates of these cleaned rows, in one transaction."""
+def bring(platform: Platform, table: str, days: Mapping[date, Iterable[Any]]) -> None:
+    """Replace some days in a row by the aggregates of cleaned rows (named tuples), in one transaction."""
     lake = platform.lake
     lake.analytics.open()
     with platform.engine() as engine, lake.analytics.database.transaction() as transaction:
         local, stored = {}, {}
         for day, rows in days.items():
-            dicts = [row._asdict() if isinstance(row, tuple) else dict(row) for row in rows]
+            dicts = [row._asdict() for row in rows]
             frame = nw.from_native(pa.Table.from_pylist(dicts, schema=_SCHEMAS[table])).lazy()
             local[day] = engine.new_scratch(table) / "rows.parquet"
             count = engine.write(_TRANSFORMS[table](frame), local[day])

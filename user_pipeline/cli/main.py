@@ -21,7 +21,7 @@ from user_pipeline.private_files import keep_private
 from user_pipeline.resources import embedded_postgres as postgres
 
 if TYPE_CHECKING:
-    from obstore.store import ObjectStore
+    from user_pipeline.resources.object_store import Store
 
 _INSTANCE_CLASS = {"module": "user_pipeline.instance.checkout", "class": "CheckoutInstance"}
 _PATIENCE = 90.0
@@ -117,7 +117,7 @@ def _write_sample(days: int, users: int, views_per_day: int, first_day: date, se
     )
 
 
-def _content(store: "ObjectStore", key: str) -> bytes | None:
+def _content(store: "Store", key: str) -> bytes | None:
     try:
         return bytes(store.get(key).bytes())
     except FileNotFoundError:

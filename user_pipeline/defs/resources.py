@@ -8,7 +8,7 @@ import dagster as dg
 
 from user_pipeline import settings
 from user_pipeline.engines.duckdb import Engine
-from user_pipeline.interrupts import watched
+from user_pipeline.interrupts import cancelled_by, watched
 from user_pipeline.io_managers.exports import CsvIOManager
 from user_pipeline.io_managers.files import FilesIOManager
 from user_pipeline.io_managers.raw import RawIOManager
@@ -25,7 +25,7 @@ class EngineResource(dg.ConfigurableResource[Engine]):
     @contextmanager
     def yield_for_execution(self, _context: dg.InitResourceContext) -> Iterator[Engine]:
         """One engine a run. As long as it is there, the run ends when it is told to."""
-        with Engine(settings.current()) as opened, watched(opened.interrupt):
+        with Engine(settings.current()) as opened, watched(), cancelled_by(opened.interrupt):
             yield opened
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from user_pipeline.errors import PermanentError
 from user_pipeline.lake.registry import LakeFile
 
 if TYPE_CHECKING:
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
 _FETCHES = 8
 """So many files are fetched from a bucket at once: most of it is waiting."""
+
+
+class LostFileError(PermanentError):
+    """A file that is registered is not in the lake."""
 
 
 def new_path(folder: str, day: date) -> str:
@@ -77,7 +82,17 @@ def fetch_all(storage: "ObjectStorage", files: Sequence[LakeFile], folder: Path)
         the local files, in the same order.
 
     Raises:
-        FileNotFoundError: one is not there.
+        LostFileError: one is not there.
     """
+
+    def one(file: LakeFile) -> Path:
+        try:
+            return fetch(storage, file.path, folder / file.path.replace("/", "-"))
+        except FileNotFoundError:
+            raise LostFileError(
+                f"{storage.lake_url(file.path)} does not exist, but pipeline.lake_files has it: it was deleted. "
+                "Restore it, from a backup or an earlier version of the object, and run this again."
+            ) from None
+
     with ThreadPoolExecutor(_FETCHES) as pool:
-        return list(pool.map(lambda file: fetch(storage, file.path, folder / file.path.replace("/", "-")), files))
+        return list(pool.map(one, files))

@@ -27,7 +27,8 @@ from user_pipeline.settings import Location
 if TYPE_CHECKING:
     import pyarrow as pa
     from mypy_boto3_s3 import S3Client
-    from obstore.store import S3Store
+
+    from user_pipeline.resources.bucket_store import BucketStore
 
 _READ_BYTES = 4 * 2**20
 _PAGE = 1_000
@@ -110,7 +111,7 @@ class BucketSource:
         store: fetches all else.
     """
 
-    def __init__(self, location: Location, client: "S3Client", store: "S3Store") -> None:
+    def __init__(self, location: Location, client: "S3Client", store: "BucketStore") -> None:
         self._location = location
         self._client = client
         self._store = store

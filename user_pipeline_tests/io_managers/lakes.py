@@ -10,6 +10,8 @@ import pytest
 
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.io_managers.files import FilesIOManager
+from user_pipeline.lake.lake import Lake
+from user_pipeline.resources.postgres import Databases
 from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.settings import Settings
 from user_pipeline_tests.s3 import s3_endpoint
@@ -24,11 +26,11 @@ def bucket_lake(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @contextmanager
 def file_resources(lake: str, scratch: Path) -> Iterator[dict[str, Any]]:
-    """What assets that are files need: the engine, and the IO manager of a lake."""
+    """What assets that are files need: the engine, and the IO manager of a lake. No database is reached."""
     settings = Settings.from_environment({"USER_PIPELINE_LAKE_URL": lake, "USER_PIPELINE_SCRATCH_DIR": str(scratch)})
     with Engine(settings) as engine:
-        manager = FilesIOManager(storage=ObjectStorage(settings), engine=engine)
-        yield {"engine": engine, "files_io_manager": manager}
+        whole = Lake(ObjectStorage(settings), Databases(settings))
+        yield {"engine": engine, "files_io_manager": FilesIOManager(lake=whole, engine=engine)}
 
 
 def stored(lake: str) -> dict[str, bytes]:

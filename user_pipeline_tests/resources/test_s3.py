@@ -11,12 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pytest
 from botocore.credentials import RefreshableCredentials
-from obstore.store import ObjectStore
 
 from user_pipeline.cli.sample_logs import SampleLogs
 from user_pipeline.resources import object_store
@@ -28,6 +27,9 @@ from user_pipeline.settings import Settings
 from user_pipeline_tests.ingest.reading import ingest, manifest_of
 from user_pipeline_tests.platform import Platform, update, view
 from user_pipeline_tests.s3 import Endpoint, s3_endpoint
+
+if TYPE_CHECKING:
+    from user_pipeline.resources.object_store import Store
 
 LOGS = SampleLogs(days=2, users=30, views_per_day=300)
 DAYS = ("2017-04-01", "2017-04-02")
@@ -382,7 +384,7 @@ def listing() -> Iterator[Listing]:
         server.shutdown()
 
 
-def open_lake() -> ObjectStore:
+def open_lake() -> "Store":
     return ObjectStorage(Settings.from_environment({"USER_PIPELINE_LAKE_URL": "s3://lake"})).lake
 
 

@@ -56,15 +56,18 @@ where v.user_id = c.user_id
   and v.count + c.count = 0
 
 -- name: update
--- Pairs that the replaced days had before.
+-- Pairs that the replaced days had before. If the last view of all was in them, that of now is the last one, if there is
+-- one: later days have no view of the pair, earlier days have earlier ones.
 update public.user_page_views v
-set count = v.count + c.count, last_viewed = greatest(v.last_viewed, c.last_viewed)
+set count = v.count + c.count,
+  last_viewed = case when v.last_viewed = c.old_last_viewed then coalesce(c.last_viewed, v.last_viewed)
+    else greatest(v.last_viewed, c.last_viewed) end
 from changed c
 where v.user_id = c.user_id
   and public.url_key(v.url) collate "C" = public.url_key(c.url) collate "C"
 
 -- name: lost
--- Pairs whose last view was in the replaced days and is there no more. It is looked for in earlier days: later ones
+-- Pairs whose last view was in the replaced days, which have none any more. It is looked for in earlier days: later ones
 -- cannot hold it, since their views would have been the last ones.
 do $$
 begin
@@ -72,7 +75,7 @@ begin
   select c.user_id, c.url
   from changed c join public.user_page_views v
     on v.user_id = c.user_id and public.url_key(v.url) collate "C" = public.url_key(c.url) collate "C"
-  where v.last_viewed = c.old_last_viewed and (c.last_viewed is null or c.last_viewed < c.old_last_viewed);
+  where v.last_viewed = c.old_last_viewed and c.last_viewed is null;
   create temporary table found (user_id bigint, url text, last_viewed timestamp) on commit drop;
 end
 $$
