@@ -331,7 +331,10 @@ REGISTERED = {
         ["missing", "extra"],
     ),
     "one more file": (
-        f"insert into pipeline.lake_files select o.asset, date '{DAYS[1]}', path, rows, size, version from {NEXT}",
+        (
+            f"insert into pipeline.lake_files select o.asset, date '{DAYS[1]}', path, rows, size, version from {NEXT} "
+            "on conflict (asset, day, path) do update set superseded_at = null"
+        ),
         ["extra"],
     ),
 }
