@@ -429,7 +429,7 @@ def test_a_range_is_compared_alone(sound: Platform) -> None:
     result = verify("--from", DAYS[1], "--to", DAYS[1])
     assert findings(result.output) == {"page_views": ["2017-04-02 missing: 1 rows"]}
     assert "raw_page_views: 1 days" in result.output
-    assert "users:" not in result.output
+    assert "\nusers:" not in result.output
     repair(sound, result.output)
 
 
