@@ -84,6 +84,13 @@ def as_writer(roles: Roles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """An empty platform whose databases are used as the writer."""
     for database, table in TABLES:
         roles.run_as("user_pipeline_owner", database, f"truncate public.{table}")
+    # Each test has a lake of its own, which the databases of another lake would refuse.
+    for database in ("staging", "analytics"):
+        there = roles.run_as(
+            "user_pipeline_owner", database, "select tablename from pg_tables where schemaname = 'pipeline'"
+        )
+        named = ", ".join(f"pipeline.{name}" for (name,) in there)
+        roles.run_as("user_pipeline_owner", database, f"truncate {named}")
     environment = {
         "USER_PIPELINE_SOURCE_URL": str(tmp_path / "source"),
         "USER_PIPELINE_LAKE_URL": str(tmp_path / "lake"),
@@ -295,8 +302,8 @@ def test_the_command_makes_tables_and_a_writer_without_them_is_told_of_it(
     command = [str(Path(sys.executable).with_name("user-pipeline")), "init-databases"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == (
-        "USER_PIPELINE_STAGING_URL: lake, lake_commits, lake_files, lake_partitions, page_views, rejected_lines, "
-        "user_updates\n"
+        "USER_PIPELINE_STAGING_URL: ingested_days, ingested_objects, lake, lake_commits, lake_files, lake_partitions, "
+        "page_views, rejected_lines, replaced_files, user_updates\n"
         "USER_PIPELINE_ANALYTICS_URL: lake, lake_commits, lake_files, lake_partitions, page_recommendations, "
         "page_recommendations_day, recommendation_quality, user_page_views, users\n"
     )

@@ -54,6 +54,7 @@ alter role analyst set default_transaction_read_only = on;
 alter role analyst set statement_timeout = '5min';
 
 \connect :"staging"
+set client_min_messages = warning;
 set role user_pipeline_owner;
 revoke all on schema public from public;
 grant usage on schema public to user_pipeline_writer;
@@ -71,6 +72,7 @@ grant usage, select, update on all sequences in schema pipeline to user_pipeline
 alter default privileges in schema pipeline grant usage, select, update on sequences to user_pipeline_writer;
 
 \connect :"analytics"
+set client_min_messages = warning;
 set role user_pipeline_owner;
 revoke all on schema public from public;
 grant usage on schema public to user_pipeline_writer, analyst;

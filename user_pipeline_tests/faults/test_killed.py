@@ -40,8 +40,8 @@ def test_killed_at_every_boundary(
     state = State.number(1)
     state.deliver(platform)
     calls = boundaries(parent, platform, tmp_path / "calls")
-    # What all of this is about: both ingests, a raw day of part files and one that is written anew, both cleaned tables,
-    # both merges, the export.
+    # What all of this is about: both ingests, a raw day of part files and one that is written anew, both cleaned
+    # tables, both merges, the export.
     puts = Counter(call for call in calls if call.startswith("put"))
     assert puts == {
         "put raw": 5,  # part files of two days of both feeds, and the day of page views
