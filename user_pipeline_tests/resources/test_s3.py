@@ -87,7 +87,8 @@ def test_a_bucket_gives_the_tables_and_exports_of_a_directory(
     assert len(bucket_tables["page_views"]) > 500
     assert bucket_tables["rejected_lines"]
     assert {key.split("/")[2] for key in s3.keys("lake")} == {
-        "catalog", "exports", "fragments", "page_recommendations", "raw_page_views", "raw_user_updates", "rejected",
+        "catalog", "cleaned", "daily", "exports", "format.json", "fragments", "log", "quality", "raw", "rejected",
+        "snapshots",
     }  # fmt: skip
     assert not (tmp_path / "on s3/lake").exists()
 
