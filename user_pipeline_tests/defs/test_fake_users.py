@@ -153,7 +153,7 @@ def test_the_assets_compute_and_the_io_manager_stores_what_it_is_given(tmp_path:
 
     with file_resources(lake, tmp_path / "scratch") as resources:
         manager = resources["files_io_manager"]
-        seen = Seen(storage=manager.storage, engine=manager.engine)
+        seen = Seen(lake=manager.lake, engine=manager.engine)
         dg.materialize(fake_users_assets, resources={**resources, "files_io_manager": seen}, partition_key=DAY)
     files = {path.name: path.read_bytes() for path in (tmp_path / f"lake/fake_users/date={DAY}").iterdir()}
     # Computed anew from what the first run left, and not stored.

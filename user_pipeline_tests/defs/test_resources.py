@@ -1,13 +1,16 @@
 """The resources of the code location: one of each in a run, whoever asks for it."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import narwhals as nw
 import pyarrow as pa
 import pytest
 
 from user_pipeline.definitions import defs
+from user_pipeline.defs.common import file_of
 from user_pipeline.defs.partitions import DAILY
 from user_pipeline.defs.resources import RESOURCES
 from user_pipeline.engines.duckdb import Engine
@@ -15,6 +18,9 @@ from user_pipeline.io_managers.exports import CsvIOManager
 from user_pipeline.io_managers.files import FilesIOManager, stored_as
 from user_pipeline.io_managers.lake import LakeIOManager
 from user_pipeline.io_managers.partitioned import PARTITIONED, File, Partitioned
+from user_pipeline.io_managers.snapshots import SnapshotIOManager
+from user_pipeline.io_managers.tables import DailyTableIOManager, IncrementalIOManager
+from user_pipeline.lake.lake import Lake
 from user_pipeline.resources.postgres import Databases
 from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline_tests.platform import Platform
@@ -25,26 +31,26 @@ IO_MANAGERS = [key for key in RESOURCES if key.endswith("io_manager")]
 
 def held(resources: Any, name: str) -> list[Any]:
     """What the IO managers have of a resource."""
-    managers = {key: getattr(resources, key) for key in IO_MANAGERS}
-    for key in ("staging_io_manager", "analytics_io_manager"):
-        assert managers[key]._postgres is getattr(resources.databases, key.partition("_")[0])
-    # The managers of tables keep theirs under private names.
-    found = [getattr(manager, name, getattr(manager, f"_{name}", None)) for manager in managers.values()]
-    return [resource for resource in found if resource is not None]
+    managers = [getattr(resources, key) for key in IO_MANAGERS]
+    for manager in managers:
+        assert manager.lake.staging.database is resources.databases.staging
+        assert manager.lake.analytics.database is resources.databases.analytics
+    of = {"engine": managers, "lake": managers, "storage": [manager.lake for manager in managers], "databases": []}
+    return [getattr(owner, name) for owner in of[name]]
 
 
 def test_a_run_has_one_engine_one_storage_and_one_pair_of_databases(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Any] = []
-    for kind in (Engine, ObjectStorage, Databases):
+    for kind in (Engine, ObjectStorage, Databases, Lake):
 
-        def noting(self: Any, settings: Any, plain: Any = kind.__init__) -> None:
+        def noting(self: Any, *given: Any, plain: Any = kind.__init__) -> None:
             made.append(self)
-            plain(self, settings)
+            plain(self, *given)
 
         monkeypatch.setattr(kind, "__init__", noting)
-    seen: dict[str, set[Any]] = {"engine": set(), "storage": set(), "databases": set()}
+    seen: dict[str, set[Any]] = {"engine": set(), "storage": set(), "databases": set(), "lake": set()}
 
     def note(resources: Any) -> None:
         for name in seen:
@@ -52,10 +58,17 @@ def test_a_run_has_one_engine_one_storage_and_one_pair_of_databases(
 
     everything = set(RESOURCES)
 
-    @dg.asset(partitions_def=DAILY, io_manager_key="lake_io_manager", required_resource_keys=everything)
-    def frame(context: dg.AssetExecutionContext) -> Any:
+    @dg.asset(
+        partitions_def=DAILY,
+        io_manager_key="raw_io_manager",
+        required_resource_keys=everything,
+        dagster_type=PARTITIONED,
+        metadata={"partition_expr": "ts"},
+    )
+    def frame(context: dg.AssetExecutionContext) -> Partitioned[File]:
         note(context.resources)
-        return pa.table({"n": [1]})
+        rows = nw.from_native(pa.table({"ts": [datetime.fromisoformat(DAY)]})).lazy()
+        return Partitioned({DAY: file_of(context.resources.engine, rows, DAY)})
 
     @dg.asset(
         partitions_def=DAILY,
@@ -80,11 +93,12 @@ def test_a_run_has_one_engine_one_storage_and_one_pair_of_databases(
         assets=[frame, whole_file], asset_checks=[check], resources=RESOURCES, executor=dg.in_process_executor
     )
     assert run.resolve_implicit_global_asset_job_def().execute_in_process(partition_key=DAY).success
-    assert [len(objects) for objects in seen.values()] == [1, 1, 1]
-    assert {type(one) for one in made} == {Engine, ObjectStorage, Databases}
-    assert len(made) == 3
+    assert [len(objects) for objects in seen.values()] == [1, 1, 1, 1]
+    assert {type(one) for one in made} == {Engine, ObjectStorage, Databases, Lake}
+    assert len(made) == 4
     assert list((platform.root / "scratch").iterdir()) == []
-    assert platform.lake_files() == [f"folder/date={DAY}/file", f"frame/date={DAY}/frame.parquet"]
+    assert platform.lake_files("folder") == [f"folder/date={DAY}/file"]
+    assert platform.lake_files("raw") == [str(platform.lake_file("frame", DAY).relative_to(platform.root / "lake"))]
 
 
 def test_the_settings_are_those_of_the_time_a_run_begins(
@@ -102,7 +116,14 @@ def test_the_settings_are_those_of_the_time_a_run_begins(
 def test_the_code_location_gives_these_resources() -> None:
     given = defs.get_repository_def().get_top_level_resources()
     assert set(RESOURCES) <= set(given)
-    kinds = {key: type(RESOURCES[key]) for key in ("lake_io_manager", "csv_io_manager", "files_io_manager")}
-    assert list(kinds.values()) == [LakeIOManager, CsvIOManager, FilesIOManager]
+    assert {key: (type(RESOURCES[key]), getattr(RESOURCES[key], "database", None)) for key in IO_MANAGERS} == {
+        "raw_io_manager": (LakeIOManager, "staging"),
+        "cleaned_io_manager": (DailyTableIOManager, "staging"),
+        "marts_io_manager": (IncrementalIOManager, "analytics"),
+        "snapshots_io_manager": (SnapshotIOManager, None),
+        "quality_io_manager": (DailyTableIOManager, "analytics"),
+        "csv_io_manager": (CsvIOManager, None),
+        "files_io_manager": (FilesIOManager, None),
+    }
     assert all(isinstance(RESOURCES[key], dg.ConfigurableIOManagerFactory) for key in IO_MANAGERS)
     assert all(given[key].description for key in RESOURCES)

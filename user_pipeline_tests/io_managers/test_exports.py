@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.io_managers.exports import CsvIOManager
+from user_pipeline.lake.lake import Lake
+from user_pipeline.resources.postgres import Databases
 from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.settings import Settings
 
@@ -33,6 +35,11 @@ def settings(tmp_path: Path) -> Settings:
     )
 
 
+def manager_of(settings: Settings, engine: Engine) -> CsvIOManager:
+    """It keeps files in the lake, and needs no database for that."""
+    return CsvIOManager(lake=Lake(ObjectStorage(settings), Databases(settings)), engine=engine)
+
+
 def export(
     settings: Settings, make: Callable[[], Any], first: str = DAYS[0], last: str | None = None
 ) -> dict[str, Any]:
@@ -45,7 +52,7 @@ def export(
     with Engine(settings) as engine:
         result = dg.materialize(
             [things_csv],
-            resources={"io_manager": CsvIOManager(storage=ObjectStorage(settings), engine=engine)},
+            resources={"io_manager": manager_of(settings, engine)},
             tags={"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last or first},
         )
     metadata = result.get_asset_materialization_events()[0].materialization.metadata
@@ -79,7 +86,7 @@ def test_any_text_comes_back_as_it_was(settings: Settings, rows: list[tuple[str,
         {"a": pa.array([a for a, _ in rows], pa.string()), "b,": pa.array([b for _, b in rows], pa.string())}
     )
     with Engine(settings) as engine:
-        manager = CsvIOManager(storage=ObjectStorage(settings), engine=engine)
+        manager = manager_of(settings, engine)
         assert manager._write(table, "things")[1] == len(rows)
         [written] = engine.scratch.glob("things-*/things.csv")
         content = written.read_bytes().decode()

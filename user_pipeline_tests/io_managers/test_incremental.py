@@ -51,8 +51,8 @@ def stored_days(
     kind, schema, transform = _TABLES[table]
     local: dict[date, Path] = {}
     there: dict[date, list[LakeFile]] = {}
-    rows: Sequence[View] | Sequence[Update]
-    for day, rows in enumerate(days, first):
+    each: Iterable[Sequence[View | Update]] = days
+    for day, rows in enumerate(each, first):
         assert all(isinstance(row, kind) for row in rows)
         arrow = pa.Table.from_pylist([row._asdict() for row in rows], schema=schema)
         when = FIRST + timedelta(days=day)
