@@ -13,7 +13,7 @@ from user_pipeline.io_managers.metadata import file_metadata, parquet_head, time
 from user_pipeline.io_managers.partitioned import File, Partitioned
 from user_pipeline.lake.registry import LakeFile, Registry
 from user_pipeline.lake.transfer import new_path, put
-from user_pipeline.warehouse.tables import require_day
+from user_pipeline.warehouse.tables import OutsidePartitionError, require_day
 
 if TYPE_CHECKING:
     from user_pipeline.resources.postgres import Transaction
@@ -52,11 +52,11 @@ class LakeIOManager(RegisteredIOManager):
     def handle_output(self, context: dg.OutputContext, obj: Partitioned[File]) -> None:
         """Store the files of the run's partitions and register them."""
         asset = context.asset_key.path[-1]
-        if set(obj) != set(context.asset_partition_keys):
-            raise ValueError(f"{asset} gave the partitions {sorted(obj)}, not those of the run")
         local = {date.fromisoformat(key): file for key, file in sorted(obj.items())}
         taken: dict[str, Any] = {}
         with never_retried():
+            if set(obj) != set(context.asset_partition_keys):
+                raise OutsidePartitionError(f"{asset} gave the partitions {sorted(obj)}, not those of the run")
             for day, file in local.items():
                 require_day(file.path, context.definition_metadata["partition_expr"], day)
             self.registry.open()

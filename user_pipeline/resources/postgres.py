@@ -75,7 +75,9 @@ class Postgres:
         """
         with self._connection() as connection, connection.cursor() as cursor:
             connection.adbc_connection.set_autocommit(False)
-            yield Transaction(cursor)
+            transaction = Transaction(cursor)
+            with self._explained_reads(transaction):
+                yield transaction
             connection.commit()
             connection.adbc_connection.set_autocommit(True)
 
@@ -86,27 +88,20 @@ class Postgres:
         Raises:
             DatabaseError, DatabaseUnavailableError, StatementError: as for :meth:`transaction`.
         """
-        import pyarrow as pa
-
-        failures: list[Exception] = []
         with self._connection() as connection, connection.cursor() as cursor:
-            _execute(cursor, sql)
-            reader = cursor.fetch_record_batch()
+            transaction = Transaction(cursor)
+            with self._explained_reads(transaction):
+                yield transaction.stream(sql)
 
-            def batches() -> "Iterator[pa.RecordBatch]":
-                try:
-                    yield from reader
-                except Exception as error:
-                    failures.append(error)
-                    raise
-
-            try:
-                yield pa.RecordBatchReader.from_batches(reader.schema, batches())
-            except Exception:
-                # Whoever reads wraps what the driver says into an error of their own.
-                if failures:
-                    raise self._explained(failures[0]) from None
-                raise
+    @contextmanager
+    def _explained_reads(self, transaction: "Transaction") -> Iterator[None]:
+        """Inside it, an error of rows that were streamed is one of the database, whoever read them and wrapped it."""
+        try:
+            yield
+        except Exception:
+            if transaction.failed_reads:
+                raise self._explained(transaction.failed_reads[0]) from None
+            raise
 
     def close(self) -> None:
         """Close the connections that wait to be used again."""
@@ -176,10 +171,15 @@ class Postgres:
 
 
 class Transaction:
-    """What can be done inside one transaction."""
+    """What can be done inside one transaction.
+
+    Attributes:
+        failed_reads: the errors of rows that were streamed.
+    """
 
     def __init__(self, cursor: "Cursor") -> None:
         self._cursor = cursor
+        self.failed_reads: list[Exception] = []
 
     def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> int:
         """Run one statement; returns how many rows it touched, or -1 where Postgres does not say."""
@@ -216,8 +216,19 @@ class Transaction:
 
     def stream(self, sql: str) -> "pa.RecordBatchReader":
         """The rows of one statement as batches, to be read before the next statement runs."""
+        import pyarrow as pa
+
         _execute(self._cursor, sql)
-        return self._cursor.fetch_record_batch()
+        reader = self._cursor.fetch_record_batch()
+
+        def batches() -> "Iterator[pa.RecordBatch]":
+            try:
+                yield from reader
+            except Exception as error:
+                self.failed_reads.append(error)
+                raise
+
+        return pa.RecordBatchReader.from_batches(reader.schema, batches())
 
     def load(self, table: str, reader: "pa.RecordBatchReader") -> int:
         """COPY batches into a new temporary table; returns the number of rows.

@@ -93,7 +93,7 @@ def place_faults(monkeypatch: pytest.MonkeyPatch, faults: Faults) -> None:
     def faulty_execute(self: Transaction, sql: str, parameters: tuple[Any, ...] = ()) -> int:
         if "insert into public.users as" in sql:
             faults.at("merge of users")
-        if sql.startswith('delete from "public"."user_updates"'):
+        if sql.startswith('delete from public."user_updates"'):
             faults.at("slice of user_updates")
         if "on conflict (user_id, public.url_key(url)" in sql:
             rows = execute(self, sql, parameters)
