@@ -74,7 +74,8 @@ class LakeIOManager(RegisteredIOManager):
         """Bring the rows of the files into what people query, in the transaction that registers them."""
 
     def _store(self, asset: str, day: date, file: File) -> LakeFile:
-        return put(self.lake.storage, new_path(f"{self.folder}/{asset}", day), file.path, file.rows or 0)
+        rows = self.engine.count([file.path]) if file.rows is None else file.rows
+        return put(self.lake.storage, new_path(f"{self.folder}/{asset}", day), file.path, rows)
 
     def _describe(
         self,

@@ -31,7 +31,6 @@ TABLES = [
     ("staging", "rejected_lines"),
     ("analytics", "users"),
     ("analytics", "user_page_views"),
-    ("analytics", "page_recommendations"),
 ]
 RIGHTS = """
     select relname::text, pg_get_userbyid(relowner)::text, relacl::text from pg_class
@@ -230,9 +229,7 @@ def test_databases_roles_and_lake_come_back_and_go_on(site: Site, platform: Plat
     assert state(restored) == before
     assert site.rights() == rights
     assert site.server.execute("select count(*) from users", site.url("analyst", "analytics")) == [(1,)]
-    # What Dagster does not know to be done is done again, from the lake alone: the source has expired its logs.
-    shutil.rmtree(platform.root / "source")
-    (platform.root / "source").mkdir()
+    # What Dagster does not know to be done is done again: what was read since the dump is read again from the source.
     with opened(site, tmp_path / "home") as instance:
         assert instance.get_materialized_partitions(dg.AssetKey("raw_page_views")) == {"2017-04-01"}
         assert restored.materialize("2017-04-02", instance=instance).success
