@@ -16,8 +16,8 @@ apart count ``k(D) = c + (1 - c) e^-D`` in G; R says more of what came after. Wi
 Counted as ordered pairs, ``F = c F_all + (1 - c) E``, this is ``G = F + F'`` if pages that share a position count half
 in each direction, as they do in E; then ``c = 1`` gives X'X. In A the part ``c (F_all - F_all')`` is left out: it would
 take a second count of all pairs of all users. Measured as recall@3 of the next page with c = 0.3 and d = 0.5, it adds
-.001 for page navigation (.176), .015 on a travel site (.180) and .001 for game reviews (.037); all of them are as good
-or better with c = 0 (.258, .217, .038), where it makes no difference.
+.001 for page navigation (.176), .015 on a travel site (.180) and .001 for game reviews (.037). With c = 0, where it
+makes no difference, these are .258, .217 and .038.
 
 With a Lagrange multiplier for each element of the diagonal and ``P = (G + lambda I)^-1`` the minimum is where
 ``(G + lambda I) B = R - diag(g)``, that is ``B = P (G + d A - diag(g)) = I + d P A - P diag(h)`` with
