@@ -159,12 +159,10 @@ def test_the_writers_password_is_known_to_the_code_server_alone(deployment: Depl
     assert PASSWORDS["user_pipeline_owner"] not in variables
 
 
-def test_a_code_server_without_databases_and_scratch_looks_for_new_logs(deployment: Deployment) -> None:
-    # On Kubernetes only runs have them (test_helm.py). The daemon's container has no scratch either.
+def test_a_code_server_without_marts_and_scratch_looks_for_new_logs(deployment: Deployment) -> None:
+    # On Kubernetes only runs have the analytics database (test_helm.py). The daemon's container has no scratch either.
     code = {
-        name: value
-        for name, value in deployment.environment("code").items()
-        if name not in ("USER_PIPELINE_STAGING_URL", "USER_PIPELINE_ANALYTICS_URL")
+        name: value for name, value in deployment.environment("code").items() if name != "USER_PIPELINE_ANALYTICS_URL"
     }
     given = [f"{name}={value}" for name, value in code.items()]
     done = deployment.run("env", "--ignore-environment", *given, sys.executable, "-c", TICK, service="daemon")
