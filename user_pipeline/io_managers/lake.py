@@ -61,7 +61,9 @@ class LakeIOManager(LakeFileIOManager):
         """Bring the rows of the files into what people query, in the transaction that registers them."""
 
     def _store(self, asset: str, day: date, file: File) -> LakeFile:
-        return put(self.lake.storage, new_path(f"{self.folder}/{asset}", day), file.path, file.rows or 0)
+        # By the file itself: what is registered without rows counts as nothing when the day is replaced.
+        rows = self.engine.count([file.path])
+        return put(self.lake.storage, new_path(f"{self.folder}/{asset}", day), file.path, rows)
 
     def _describe(
         self,

@@ -41,7 +41,12 @@ class SnapshotIOManager(LakeFileIOManager):
         with never_retried():
             registry.open()
             stored = {
-                day: put(self.lake.storage, new_path(f"{self.folder}/{asset}", day), file.path, file.rows or 0)
+                day: put(
+                    self.lake.storage,
+                    new_path(f"{self.folder}/{asset}", day),
+                    file.path,
+                    self.engine.count([file.path]),
+                )
                 for day, file in local.items()
             }
             with registry.database.transaction() as transaction:
