@@ -1,255 +1,268 @@
-"""Assets kept as Parquet in the lake, be it a directory or a bucket: a file a partition, whole or not at all."""
+"""Assets kept as Parquet files of the lake, be it a directory or a bucket: registered all together or not at all."""
 
-import gc
-import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import duckdb
 import narwhals as nw
-import pandas as pd
-import polars as pl
 import pyarrow as pa
 import pytest
 
+from user_pipeline.defs.common import file_of
+from user_pipeline.defs.partitions import DAILY
 from user_pipeline.engines.duckdb import Engine
-from user_pipeline.engines.frames import to_reader
 from user_pipeline.io_managers.lake import LakeIOManager
+from user_pipeline.io_managers.partitioned import PARTITIONED, File, Partitioned
+from user_pipeline.lake.lake import Lake
+from user_pipeline.lake.registry import LakeFile
+from user_pipeline.lake.transfer import put
 from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.settings import Location, Settings
-from user_pipeline_tests.s3 import Endpoint, s3_endpoint
+from user_pipeline.transforms import Frame
+from user_pipeline_tests.io_managers.lakes import bucket_lake, stored
+from user_pipeline_tests.platform import Platform
 
-DAILY = dg.DailyPartitionsDefinition("2017-04-01", timezone="UTC", fmt="%Y-%m-%d")
 DAYS = ["2017-04-01", "2017-04-02", "2017-04-03"]
+Make = Callable[[str], pa.Table]
 
 
-class Lake:
-    """A lake, and ways to use it as assets do."""
+class Raw:
+    """A lake and its registry, and ways to use them as assets do."""
 
-    def __init__(self, settings: Settings, endpoint: Endpoint | None) -> None:
+    def __init__(self, platform: Platform, settings: Settings) -> None:
+        self.platform = platform
         self.settings = settings
-        self._endpoint = endpoint
+        self.lake = Lake(ObjectStorage(settings), platform.databases)
 
-    def materialize(self, *assets: dg.AssetsDefinition, days: list[str], **options: Any) -> dg.ExecuteInProcessResult:
+    def materialize(
+        self, *assets: dg.AssetsDefinition, first: str = DAYS[0], last: str | None = None, **options: Any
+    ) -> dg.ExecuteInProcessResult:
         with Engine(self.settings) as engine:
+            manager = LakeIOManager(lake=self.lake, engine=engine, folder="raw", database="staging")
             return dg.materialize(
                 assets,
-                resources={"io_manager": LakeIOManager(storage=ObjectStorage(self.settings), engine=engine)},
-                tags={
-                    "dagster/asset_partition_range_start": days[0],
-                    "dagster/asset_partition_range_end": days[-1],
-                },
+                resources={"io_manager": manager, "engine": engine},
+                tags={"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last or first},
                 **options,
             )
 
     def files(self) -> list[str]:
-        if self._endpoint:
-            return sorted(key.removeprefix("deep/lake/") for key in self._endpoint.keys("bucket"))
-        root = Path(self.settings.lake.url)
-        return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+        """The Parquet files of the lake."""
+        return [path for path in stored(self.settings.lake.url) if path.endswith(".parquet")]
+
+    def registered(self) -> dict[str, list[str]]:
+        """The files of each day by the registry."""
+        found = self.lake.staging.partitions("events")
+        return {day.isoformat(): [file.path for file in there] for day, there in found.items()}
 
 
 @pytest.fixture(params=["directory", "bucket"])
-def lake(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
-    settings = Settings.from_environment(
-        {"USER_PIPELINE_LAKE_URL": str(tmp_path / "lake"), "USER_PIPELINE_SCRATCH_DIR": str(tmp_path / "scratch")}
-    )
+def raw(request: pytest.FixtureRequest, platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Iterator[Raw]:
     if request.param == "directory":
-        yield Lake(settings, None)
+        yield Raw(platform, platform.settings)
         return
-    with s3_endpoint(monkeypatch, "bucket") as endpoint:
-        bucket = Location("USER_PIPELINE_LAKE_URL", "s3://bucket/deep/lake")
-        yield Lake(settings.model_copy(update={"lake": bucket}), endpoint)
+    with bucket_lake(monkeypatch) as url:
+        location = Location("USER_PIPELINE_LAKE_URL", url)
+        yield Raw(platform, platform.settings.model_copy(update={"lake": location}))
 
 
-def frame(day: str, count: int = 3) -> pa.Table:
-    return pa.table({"day": [day] * count, "n": list(range(count)), "text": ["ü'\"\n😀"] * count})
+def rows_of(day: str, count: int = 3) -> pa.Table:
+    """A day's rows, numbered."""
+    first = datetime.fromisoformat(day)
+    return pa.table(
+        {
+            "ts": pa.array([first + timedelta(milliseconds=n) for n in range(count)], pa.timestamp("us")),
+            "n": pa.array(range(count), pa.int64()),
+            "text": pa.array(["ü'\"\n😀"] * count, pa.string()),
+        }
+    )
 
 
-def daily(name: str, make: Callable[[list[str]], Any], **options: Any) -> dg.AssetsDefinition:
-    def asset(context: dg.AssetExecutionContext) -> Any:
-        return make(list(context.partition_keys))
+def events(make: Make = rows_of, days: Callable[[list[str]], list[str]] = list) -> dg.AssetsDefinition:
+    """An asset of the rows made for each day."""
 
-    made: dg.AssetsDefinition = dg.asset(
-        name=name, partitions_def=DAILY, backfill_policy=dg.BackfillPolicy.single_run(), **options
-    )(asset)
-    return made
-
-
-def taker(seen: dict[str, Any], annotation: Any = None, name: str = "take", **options: Any) -> dg.AssetsDefinition:
-    """An asset that notes the rows it was given of ``events``."""
-    metadata = options.pop("metadata", None)
-
-    def take(events: Any) -> None:
-        reader = events if isinstance(events, pa.RecordBatchReader) else to_reader(events)
-        rows = reader.read_all().to_pylist()
-        seen[name] = type(events), sorted((tuple(row.values()) for row in rows), key=repr)
-
-    take.__annotations__ = {"events": annotation, "return": None} if annotation else {"return": None}
-    made: dg.AssetsDefinition = dg.asset(
-        name=name,
-        ins={"events": dg.AssetIn(metadata=metadata)},
+    @dg.asset(
+        name="events",
         partitions_def=DAILY,
         backfill_policy=dg.BackfillPolicy.single_run(),
-        **options,
-    )(take)
+        dagster_type=PARTITIONED,
+        required_resource_keys={"engine"},
+        metadata={"partition_expr": "ts"},
+        retry_policy=dg.RetryPolicy(max_retries=2, delay=0),
+    )
+    def made(context: dg.AssetExecutionContext) -> Partitioned[File]:
+        engine = context.resources.engine
+        wanted = days(list(context.partition_keys))
+        return Partitioned({day: file_of(engine, nw.from_native(make(day)).lazy(), day) for day in wanted})
+
     return made
 
 
-def rows(*days: str) -> list[tuple[Any, ...]]:
-    return [tuple(row.values()) for day in days for row in frame(day).to_pylist()]
+def taker(seen: dict[str, list[tuple[Any, ...]]]) -> dg.AssetsDefinition:
+    """An asset that notes the rows it was given of each day."""
+
+    @dg.asset(
+        partitions_def=DAILY,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        retry_policy=dg.RetryPolicy(max_retries=2, delay=0),
+    )
+    def take(events: dict[str, Frame]) -> None:
+        for day, frame in events.items():
+            assert isinstance(frame, nw.LazyFrame)
+            table = frame.sort("n").collect("pyarrow").to_native()
+            seen[day] = [tuple(row.values()) for row in table.to_pylist()]
+
+    return take
 
 
-def by_day(days: list[str]) -> dict[str, pa.Table]:
-    return {day: frame(day) for day in days}
+def failure(result: dg.ExecuteInProcessResult) -> str:
+    """What the only failed step says; it was not tried again."""
+    [event] = result.get_step_failure_events()
+    assert not [event for event in result.all_events if event.is_step_up_for_retry]
+    shown = event.step_failure_data.user_failure_data
+    assert shown
+    return str(shown.description)
 
 
-def test_one_day_and_a_range_of_days_come_back_as_they_were(lake: Lake) -> None:
+def tuples(table: pa.Table) -> list[tuple[Any, ...]]:
+    return [tuple(row.values()) for row in table.to_pylist()]
+
+
+def test_one_day_and_a_range_of_days_come_back_as_they_were(raw: Raw) -> None:
     seen: dict[str, Any] = {}
-    single = daily("events", lambda days: frame(days[0]))
-    lake.materialize(single, taker(seen), days=[DAYS[0]])
-    assert seen["take"][1] == rows(DAYS[0])
-    several = daily("events", by_day)
-    result = lake.materialize(several, taker(seen), days=DAYS)
-    assert seen["take"][1] == rows(*DAYS)
-    assert lake.files() == [f"events/date={day}/events.parquet" for day in DAYS]
+    raw.materialize(events(), taker(seen))
+    assert seen == {DAYS[0]: tuples(rows_of(DAYS[0]))}
+    sizes = dict(zip(DAYS, (3, 0, 120_000), strict=True))
+    result = raw.materialize(events(lambda day: rows_of(day, sizes[day])), taker(seen), last=DAYS[2])
+    assert {day: len(rows) for day, rows in seen.items()} == sizes
+    assert seen == {day: tuples(rows_of(day, sizes[day])) for day in DAYS}
     noted = {
-        event.partition: event.materialization.metadata
+        str(event.partition): event.materialization.metadata
         for event in result.get_asset_materialization_events()
         if event.asset_key == dg.AssetKey("events")
     }
-    assert {day: metadata["dagster/partition_row_count"].value for day, metadata in noted.items()} == dict.fromkeys(
-        DAYS, 3
+    assert {day: metadata["dagster/partition_row_count"].value for day, metadata in noted.items()} == sizes
+    registered = raw.registered()
+    for day in DAYS:
+        [path] = registered[day]
+        assert path.startswith(f"raw/events/date={day}/")
+        assert noted[day]["dagster/uri"].value == f"{raw.settings.lake.url}/{path}"
+        assert raw.lake.urls("events", date.fromisoformat(day), date.fromisoformat(day)) == [
+            f"{raw.settings.lake.url}/{path}"
+        ]
+
+
+def test_a_day_made_again_gets_a_new_file_and_the_old_one_stays(raw: Raw) -> None:
+    seen: dict[str, Any] = {}
+    raw.materialize(events(), last=DAYS[1])
+    before = raw.registered()
+    contents = stored(raw.settings.lake.url)
+    raw.materialize(events(lambda day: rows_of(day, 9)), first=DAYS[1])
+    after = raw.registered()
+    assert after[DAYS[0]] == before[DAYS[0]]
+    assert after[DAYS[1]] != before[DAYS[1]]
+    assert sorted(raw.files()) == sorted([*before[DAYS[0]], *before[DAYS[1]], *after[DAYS[1]]])
+    for [path] in before.values():
+        assert stored(raw.settings.lake.url)[path] == contents[path]
+    raw.materialize(events(), taker(seen), last=DAYS[1], selection=["take"])
+    assert {day: len(rows) for day, rows in seen.items()} == {DAYS[0]: 3, DAYS[1]: 9}
+
+
+def test_a_day_that_cannot_be_made_leaves_all_days_as_they_were(raw: Raw) -> None:
+    def half(day: str) -> pa.Table:
+        if day == DAYS[1]:
+            raise dg.Failure("the source went away", allow_retries=False)
+        return rows_of(day, 9)
+
+    raw.materialize(events(), last=DAYS[2])
+    before, files = raw.registered(), raw.files()
+    result = raw.materialize(events(half), last=DAYS[2], raise_on_error=False)
+    assert failure(result) == "the source went away"
+    assert raw.registered() == before
+    assert raw.files() == files
+
+
+def test_a_file_that_cannot_be_stored_leaves_all_days_as_they_were(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored_names: list[str] = []
+
+    def second_fails(storage: ObjectStorage, path: str, file: Path, rows: int) -> LakeFile:
+        if len(stored_names) == 1:
+            raise PermissionError("no")
+        stored_names.append(path)
+        return put(storage, path, file, rows)
+
+    raw.materialize(events(), last=DAYS[2])
+    before = raw.registered()
+    with monkeypatch.context() as patched:
+        patched.setattr("user_pipeline.io_managers.lake.put", second_fails)
+        assert not raw.materialize(events(), last=DAYS[2], raise_on_error=False).success
+    assert raw.registered() == before
+    # What was stored before is a file that nothing knows of.
+    assert set(raw.files()) == {path for [path] in before.values()} | set(stored_names)
+    # The next run begins anew.
+    assert raw.materialize(events(), last=DAYS[2]).success
+    assert set(raw.registered()) == set(DAYS)
+
+
+def test_a_partition_that_was_never_written_is_named_with_the_command_that_makes_it(raw: Raw) -> None:
+    seen: dict[str, Any] = {}
+    raw.materialize(events())
+    result = raw.materialize(events(), taker(seen), last=DAYS[1], selection=["take"], raise_on_error=False)
+    assert failure(result) == (
+        "events has no partition 2017-04-02. Materialize it first: "
+        "dagster asset materialize -m user_pipeline.definitions --select events --partition 2017-04-02"
     )
-    assert noted[DAYS[1]]["dagster/uri"].value == f"{lake.settings.lake.url}/events/date={DAYS[1]}/events.parquet"
-
-
-def test_frames_of_every_kind_go_in_and_come_out_as_annotated(lake: Lake) -> None:
-    given: dict[str, Callable[[], Any]] = {
-        DAYS[0]: lambda: frame(DAYS[0]).to_pandas(),
-        DAYS[1]: lambda: pl.DataFrame(frame(DAYS[1])).lazy(),
-        DAYS[2]: lambda: nw.from_native(duckdb.connect().from_arrow(frame(DAYS[2]))),
-    }
-    kinds: dict[str, Any] = {
-        "lazy": nw.LazyFrame,
-        "pandas": pd.DataFrame,
-        "polars": pl.LazyFrame,
-        "arrow": pa.Table,
-        "reader": pa.RecordBatchReader,
-        "relation": duckdb.DuckDBPyRelation,
-    }
-    seen: dict[str, Any] = {}
-    lake.materialize(
-        daily("events", lambda days: {day: given[day]() for day in days}),
-        *(taker(seen, kind, name) for name, kind in kinds.items()),
-        taker(seen, None, "columns", metadata={"columns": ["n", "day"]}),
-        days=DAYS,
-    )
-    assert seen.pop("columns")[1] == sorted((n, day) for day in DAYS for n in range(3))
-    assert {name: kind for name, (kind, _) in seen.items()} == kinds
-    assert all(found == rows(*DAYS) for _, found in seen.values())
-
-
-def test_odd_columns_are_selected_by_name(lake: Lake) -> None:
-    seen: dict[str, Any] = {}
-    table = pa.table({'a "b"; c': [1], "select": [2], "d.e": [3], "n + 1": [4], "n": [5]})
-    lake.materialize(
-        daily("events", lambda _: table),
-        taker(seen, metadata={"columns": ["n + 1", "d.e", 'a "b"; c', "select"]}),
-        days=[DAYS[0]],
-    )
-    assert seen["take"][1] == [(4, 3, 1, 2)]
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_those_before_it(lake: Lake) -> None:
-    def broken() -> Iterator[pa.RecordBatch]:
-        yield from frame(DAYS[1]).to_batches()
-        raise RuntimeError("the source went away")
-
-    def half(_: list[str]) -> dict[str, Any]:
-        reader = pa.RecordBatchReader.from_batches(frame(DAYS[1]).schema, broken())
-        return {DAYS[0]: frame(DAYS[0], 9), DAYS[1]: duckdb.connect().from_arrow(reader), DAYS[2]: frame(DAYS[2], 9)}
-
-    seen: dict[str, Any] = {}
-    lake.materialize(daily("events", by_day), days=DAYS)
-    assert not lake.materialize(daily("events", half), days=DAYS, raise_on_error=False).success
-    lake.materialize(daily("events", by_day), taker(seen), days=DAYS, selection=["take"])
-    assert [day for day, n, _ in seen["take"][1]] == [DAYS[0]] * 9 + [DAYS[1]] * 3 + [DAYS[2]] * 3
-    assert not [file for file in lake.files() if not file.endswith("events.parquet")]
-
-
-class OneAtATime(Mapping[str, pa.Table]):
-    """Frames made when they are asked for; fails if an earlier one is still held by then."""
-
-    def __init__(self, days: list[str]) -> None:
-        self._days = days
-        self._made: list[weakref.ref[pa.Table]] = []
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._days)
-
-    def __len__(self) -> int:
-        return len(self._days)
-
-    def __getitem__(self, day: str) -> pa.Table:
-        gc.collect()
-        assert sum(made() is not None for made in self._made) <= 1, "the frames of several partitions are held"
-        made = frame(day)
-        self._made.append(weakref.ref(made))
-        return made
-
-
-def test_the_frames_of_several_partitions_are_never_held_together(lake: Lake) -> None:
-    days = [f"2017-04-{day:02}" for day in range(1, 9)]
-    assert lake.materialize(daily("events", OneAtATime), days=days).success
-    assert len(lake.files()) == 8
-
-
-def test_a_partition_that_was_never_written_is_named_with_the_command_that_makes_it(lake: Lake) -> None:
-    seen: dict[str, Any] = {}
-    events = daily("events", by_day)
-    lake.materialize(events, days=DAYS[:1])
-    take = taker(seen, retry_policy=dg.RetryPolicy(max_retries=2, delay=0))
-    result = lake.materialize(events, take, days=DAYS[:2], selection=["take"], raise_on_error=False)
-    [event] = result.get_step_failure_events()
-    failure = event.step_failure_data.user_failure_data
-    assert failure
-    assert "events has no partition 2017-04-02" in str(failure.description)
-    assert "--select events --partition 2017-04-02" in str(failure.description)
-    assert not [event for event in result.all_events if event.is_step_up_for_retry]
     assert seen == {}
 
 
-@pytest.mark.parametrize(
-    ("make", "problem"),
-    [
-        (lambda days: {days[0]: frame(days[0])}, "gave the partitions"),
-        (lambda days: by_day([*days, "2017-05-01"]), "gave the partitions"),
-        (lambda days: frame(days[0]), "must give a mapping"),
-        (lambda _: dict.fromkeys(DAYS, 17), "data frame that narwhals understands, not int"),
-    ],
-)
-def test_what_does_not_fit_the_run_s_partitions_is_refused(
-    lake: Lake, make: Callable[[list[str]], Any], problem: str
-) -> None:
-    result = lake.materialize(daily("events", make), days=DAYS, raise_on_error=False)
+@pytest.mark.parametrize("days", [lambda days: days[:1], lambda days: [*days, "2017-05-01"], lambda _: []])
+def test_other_partitions_than_those_of_the_run_are_refused(raw: Raw, days: Callable[[list[str]], list[str]]) -> None:
+    result = raw.materialize(events(days=days), last=DAYS[2], raise_on_error=False)
     [event] = result.get_step_failure_events()
-    error = event.step_failure_data.error
-    texts = ""
-    while error is not None:
-        texts += error.message
-        error = error.cause
-    assert problem in texts
-    assert lake.files() == []
+    assert "ValueError: events gave the partitions " in str(event.step_failure_data.error_display_string)
+    assert raw.files() == []
 
 
-def test_assets_of_one_name_in_different_groups_of_keys_keep_apart(lake: Lake) -> None:
-    one = daily("events", lambda days: frame(days[0], 1), key_prefix="one")
-    two = daily("events", lambda days: frame(days[0], 2), key_prefix=["two", "deep"])
-    lake.materialize(one, two, days=[DAYS[0]])
-    assert lake.files() == [
-        f"one/events/date={DAYS[0]}/events.parquet",
-        f"two/deep/events/date={DAYS[0]}/events.parquet",
-    ]
+@pytest.mark.parametrize(
+    "stray",
+    [datetime(2017, 3, 31, 23, 59, 59, 999_999), datetime(2017, 4, 2), datetime(1969, 12, 31, 23), None],
+)
+def test_rows_of_another_day_or_of_none_are_refused(raw: Raw, stray: datetime | None) -> None:
+    raw.materialize(events())
+    before, files = raw.registered(), raw.files()
+    own = [datetime(2017, 4, 1), datetime(2017, 4, 1, 23, 59, 59, 999_999)]
+    table = pa.table({"ts": pa.array([*own, stray, stray], pa.timestamp("us")), "n": [1, 2, 3, 4], "text": ["x"] * 4})
+    result = raw.materialize(events(lambda _: table), raise_on_error=False)
+    assert failure(result).startswith("2 of the rows for 2017-04-01 have ts outside of that day; an asset gives only")
+    assert raw.registered() == before
+    assert raw.files() == files
+
+
+def test_the_rows_of_a_file_are_counted_even_if_the_asset_does_not_say_how_many(raw: Raw) -> None:
+    @dg.asset(
+        name="events",
+        partitions_def=DAILY,
+        dagster_type=PARTITIONED,
+        required_resource_keys={"engine"},
+        metadata={"partition_expr": "ts"},
+    )
+    def silent(context: dg.AssetExecutionContext) -> Partitioned[File]:
+        made = file_of(context.resources.engine, nw.from_native(rows_of(DAYS[0])).lazy(), DAYS[0])
+        return Partitioned({DAYS[0]: File(made.path)})
+
+    raw.materialize(silent)
+    [[file]] = raw.lake.staging.partitions("events").values()
+    assert file.rows == 3
+
+
+def test_what_a_run_made_is_removed_once_it_is_stored(raw: Raw) -> None:
+    left: list[Path] = []
+
+    @dg.asset(deps=["events"], required_resource_keys={"engine"})
+    def after(context: dg.AssetExecutionContext) -> None:
+        left.extend(path for path in context.resources.engine.scratch.rglob("*") if path.is_file())
+
+    raw.materialize(events(), after, last=DAYS[2])
+    assert left == []
