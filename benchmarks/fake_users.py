@@ -70,13 +70,15 @@ def pipeline(users: int) -> int:
     from user_pipeline.defs.fake_users import assets as fake_users
     from user_pipeline.engines.duckdb import Engine
     from user_pipeline.io_managers.files import FilesIOManager
+    from user_pipeline.lake.lake import Lake
+    from user_pipeline.resources.postgres import Databases
     from user_pipeline.resources.storage import ObjectStorage
     from user_pipeline.settings import Settings
 
     with tempfile.TemporaryDirectory() as lake, tempfile.TemporaryDirectory() as scratch:
         settings = Settings.from_environment({"USER_PIPELINE_LAKE_URL": lake, "USER_PIPELINE_SCRATCH_DIR": scratch})
         engine = Engine(settings)
-        manager = FilesIOManager(storage=ObjectStorage(settings), engine=engine)
+        manager = FilesIOManager(lake=Lake(ObjectStorage(settings), Databases(settings)), engine=engine)
         result = dg.materialize(
             [asset for asset in vars(fake_users).values() if isinstance(asset, dg.AssetsDefinition)],
             resources={"engine": engine, "files_io_manager": manager, "io_manager": dg.mem_io_manager},

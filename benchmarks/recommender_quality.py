@@ -30,7 +30,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -40,12 +40,14 @@ from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array, csr_matrix, diags_array
 
 from benchmarks.evaluate import leave_out, measure
-from user_pipeline.recommender.co_views import count_co_views, largest_in_rows
-from user_pipeline.recommender.defaults import REGULARISATION
+from user_pipeline.recommender.co_views import largest_in_rows
+from user_pipeline.recommender.counting import count_co_views
+from user_pipeline.recommender.defaults import MEMORY_LIMIT, REGULARISATION
 from user_pipeline.recommender.interactions import Interactions, interactions
 from user_pipeline.recommender.parallel import single_threaded_blas
+from user_pipeline.recommender.predictors import DENSE_PAGES
 from user_pipeline.recommender.score import recommend
-from user_pipeline.recommender.weights import DENSE_PAGES, MEMORY_LIMIT, fit
+from user_pipeline.recommender.weights import fit
 
 RANKED = 20
 # What a method chooses: nothing, a number or several.
@@ -241,8 +243,7 @@ def ranked(method: str, parameter: Parameter, split: Split, users: NDArray[np.in
         regularisation, neighbours = parameter if isinstance(parameter, tuple) else (parameter, None)
         weights = fit(views, neighbours=neighbours, regularisation=regularisation or REGULARISATION)
         out = np.full((views.matrix.shape[0], RANKED), -1)
-        asked = replace(views, matrix=views.matrix[users])
-        for part in recommend(asked, weights, top_n=RANKED):
+        for part in recommend(views.of(users), weights, top_n=RANKED):
             out[part.user, part.rank - 1] = part.page
         return out[: len(users)]
     if method.startswith("implicit"):

@@ -6,9 +6,11 @@
 Users, pages and views are synthetic: a user's number of views is log-normal; a quarter of the views go to
 pages by a Zipf law over all pages, the rest by a Zipf law over the pages of the user's two fields of
 interest, of 200. Views of the same page by the same user count once, as in the table of pairs the pipeline
-keeps; the number of views in ``--sizes`` is the number of such pairs, about. They come in random order.
+keeps; the number of views in ``--sizes`` is the number of such pairs, about. They come in random order, which
+is also that of their times.
 
-Each peer runs in its own process and reads the same two int32 arrays, users and pages. Timed, in seconds of
+Each peer runs in its own process and reads the same two int32 arrays, users and pages; "ours in order" a third, the
+recency of each pair as the pipeline knows it. Timed, in seconds of
 wall clock: everything from these arrays to the best three unseen pages of every user, imports included. Peak
 memory is that of the whole process, arrays and interpreter included. Dense EASE^R runs where 24 bytes x
 pages^2 fit into ``--dense-memory`` and pages are few enough to wait for (``--dense-pages``).
@@ -24,12 +26,14 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from user_pipeline.recommender.interactions import recency_of
 
 FIELDS = 200
 Codes = NDArray[np.int32]
@@ -71,6 +75,20 @@ def ours(user: Codes, page: Codes, n_users: int, n_pages: int) -> int:
     return sum(len(part.user) for part in recommend(views, fit(views)))
 
 
+def in_order(user: Codes, page: Codes, n_users: int, n_pages: int, recency: Codes) -> int:
+    """The same by a model that uses all the pipeline knows: order, direction and trend."""
+    from user_pipeline.recommender.defaults import Parameters
+    from user_pipeline.recommender.interactions import interactions
+    from user_pipeline.recommender.score import recommend
+    from user_pipeline.recommender.weights import fit
+
+    views = interactions(user, page, n_users=n_users, n_pages=n_pages, recency=recency)
+    parameters = Parameters(long_range=0.3, direction=0.5, trend=0.1)
+    discoveries = np.bincount(page[recency == 0], minlength=n_pages)
+    weights = fit(views, parameters)
+    return sum(len(part.user) for part in recommend(views, weights, parameters, discoveries=discoveries))
+
+
 def implicit_cosine(user: Codes, page: Codes, n_users: int, n_pages: int) -> int:
     """Three pages for everyone by implicit's cosine model, its defaults."""
     from implicit.nearest_neighbours import CosineRecommender
@@ -106,15 +124,22 @@ def dense_ease(user: Codes, page: Codes, n_users: int, n_pages: int) -> int:
     return found
 
 
-PEERS = {"ours": ours, "implicit cosine": implicit_cosine, "dense EASE^R": dense_ease}
+PEERS: dict[str, Callable[..., int]] = {
+    "ours": ours,
+    "ours in order": in_order,
+    "implicit cosine": implicit_cosine,
+    "dense EASE^R": dense_ease,
+}
 
 
 def run(peer: str, folder: Path, n_users: int, n_pages: int) -> dict[str, Any]:
     """Time one peer in this process."""
     warnings.simplefilter("ignore")
-    user, page = np.load(folder / "user.npy"), np.load(folder / "page.npy")
+    arrays = {name: np.load(folder / f"{name}.npy") for name in ("user", "page")}
+    if peer == "ours in order":
+        arrays["recency"] = np.load(folder / "recency.npy")
     began, cpu = time.perf_counter(), time.process_time()
-    rows = PEERS[peer](user, page, n_users, n_pages)
+    rows = PEERS[peer](n_users=n_users, n_pages=n_pages, **arrays)
     seconds = time.perf_counter() - began
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -152,7 +177,10 @@ def main() -> None:
             for column, label in enumerate(["user", "page"]):
                 np.save(folder / f"{label}.npy", np.concatenate([part[column] for part in parts])[order])
             pairs = len(order)
-            del parts, order
+            # Of a user the pairs stand in random order, and the last of them was viewed last.
+            user = np.load(folder / "user.npy")
+            np.save(folder / "recency.npy", recency_of(user, np.arange(pairs)))
+            del parts, order, user
             if not arguments.json:
                 print(f"{n_users} users x {n_pages} pages, {pairs / 1e6:.1f} M views")
                 print(f"  {'':16}{'seconds':>9}{'CPU s':>9}{'peak GiB':>10}{'of implicit':>13}")

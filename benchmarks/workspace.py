@@ -48,11 +48,11 @@ class Workspace:
             stop(folder / "data")
             shutil.rmtree(folder, ignore_errors=True)
 
-    def database(self, name: str) -> str:
-        """The URL of a new, empty database in the place of any of that name."""
+    def database(self, name: str, template: str = "template1") -> str:
+        """The URL of a new database in the place of any of that name: empty, or a copy of another."""
         with _connect(self.server.url("postgres")) as cursor:
             cursor.execute(f"drop database if exists {name} with (force)")
-            cursor.execute(f"create database {name}")
+            cursor.execute(f"create database {name} template {template}")
         return self.server.url(name)
 
     def measure(self, name: str, command: list[str], environment: Mapping[str, str]) -> measure.Cost:
@@ -112,6 +112,10 @@ class Platform:
         days = [f"{START + timedelta(days=number)}" for number in (first, last) if number is not None]
         which = ["--partition", *days] if len(days) == 1 else ["--partition-range", "...".join(days)]
         return self._dagster("user_pipeline.definitions", select, which, {})
+
+    def log(self) -> str:
+        """What the last command wrote."""
+        return (self.workspace.folder / f"{self.name}.log").read_text(errors="replace")
 
     def empty(self, assets: int) -> measure.Cost:
         """The same command for as many assets that do nothing."""

@@ -9,7 +9,11 @@ directory=${1:?usage: restore.sh DIRECTORY}
 for service in dagster staging analytics; do
     [ -f "$directory/$service.dump" ] || { echo "there is no $directory/$service.dump" >&2; exit 1; }
 done
+list=$(mktemp)
+trap 'rm -f "$list"' EXIT
 for service in dagster staging analytics; do
+    # Without the schema pipeline itself: made anew, it would lose the rights that roles.sql has granted.
+    pg_restore --list "$directory/$service.dump" | grep -v ' SCHEMA - pipeline ' >"$list"
     pg_restore --clean --if-exists --no-owner --no-acl --single-transaction --exit-on-error \
-        --dbname="service=$service" "$directory/$service.dump"
+        --use-list="$list" --dbname="service=$service" "$directory/$service.dump"
 done

@@ -27,9 +27,7 @@ TABLES = [
     ("staging", "page_views"),
     ("staging", "rejected_lines"),
     ("analytics", "users"),
-    ("analytics", "users_daily"),
     ("analytics", "user_page_views"),
-    ("analytics", "user_page_views_daily"),
     ("analytics", "page_recommendations"),
     ("analytics", "page_recommendations_day"),
     ("analytics", "recommendation_quality"),
@@ -86,6 +84,13 @@ def as_writer(roles: Roles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """An empty platform whose databases are used as the writer."""
     for database, table in TABLES:
         roles.run_as("user_pipeline_owner", database, f"truncate public.{table}")
+    # Each test has a lake of its own, which the databases of another lake would refuse.
+    for database in ("staging", "analytics"):
+        there = roles.run_as(
+            "user_pipeline_owner", database, "select tablename from pg_tables where schemaname = 'pipeline'"
+        )
+        named = ", ".join(f"pipeline.{name}" for (name,) in there)
+        roles.run_as("user_pipeline_owner", database, f"truncate {named}")
     environment = {
         "USER_PIPELINE_SOURCE_URL": str(tmp_path / "source"),
         "USER_PIPELINE_LAKE_URL": str(tmp_path / "lake"),
@@ -297,15 +302,16 @@ def test_the_command_makes_tables_and_a_writer_without_them_is_told_of_it(
     command = [str(Path(sys.executable).with_name("user-pipeline")), "init-databases"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == (
-        "USER_PIPELINE_STAGING_URL: page_views, rejected_lines, user_updates\n"
-        "USER_PIPELINE_ANALYTICS_URL: page_recommendations, page_recommendations_day, recommendation_quality, "
-        "user_page_views, user_page_views_daily, users, users_daily\n"
+        "USER_PIPELINE_STAGING_URL: ingested_days, ingested_objects, lake, lake_commits, lake_files, lake_partitions, "
+        "page_views, rejected_lines, replaced_files, user_updates\n"
+        "USER_PIPELINE_ANALYTICS_URL: lake, lake_commits, lake_files, lake_partitions, page_recommendations, "
+        "page_recommendations_day, recommendation_quality, user_page_views, users\n"
     )
     assert as_writer.materialize("2017-04-01").success
 
 
 def test_who_may_not_make_tables_is_told_so_by_the_command(as_writer: Platform, roles: Roles) -> None:
-    roles.run_as("user_pipeline_owner", "analytics", "drop table public.users_daily")
+    roles.run_as("user_pipeline_owner", "analytics", "drop table public.page_recommendations cascade")
     try:
         with pytest.raises(StatementError, match="USER_PIPELINE_ANALYTICS_URL: Postgres says: permission denied"):
             create_tables(as_writer.databases)

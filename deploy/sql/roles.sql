@@ -54,14 +54,25 @@ alter role analyst set default_transaction_read_only = on;
 alter role analyst set statement_timeout = '5min';
 
 \connect :"staging"
+set client_min_messages = warning;
 set role user_pipeline_owner;
 revoke all on schema public from public;
 grant usage on schema public to user_pipeline_writer;
 grant select, insert, update, delete, truncate on all tables in schema public to user_pipeline_writer;
 alter default privileges in schema public
   grant select, insert, update, delete, truncate on tables to user_pipeline_writer;
+-- What the pipeline notes for itself: which files of the lake make up what.
+create schema if not exists pipeline;
+grant usage on schema pipeline to user_pipeline_writer;
+grant select, insert, update, delete, truncate on all tables in schema pipeline to user_pipeline_writer;
+alter default privileges in schema pipeline
+  grant select, insert, update, delete, truncate on tables to user_pipeline_writer;
+-- `user-pipeline recover` goes on with the numbers of the lake's commits.
+grant usage, select, update on all sequences in schema pipeline to user_pipeline_writer;
+alter default privileges in schema pipeline grant usage, select, update on sequences to user_pipeline_writer;
 
 \connect :"analytics"
+set client_min_messages = warning;
 set role user_pipeline_owner;
 revoke all on schema public from public;
 grant usage on schema public to user_pipeline_writer, analyst;
@@ -70,3 +81,11 @@ alter default privileges in schema public
   grant select, insert, update, delete, truncate on tables to user_pipeline_writer;
 grant select on all tables in schema public to analyst;
 alter default privileges in schema public grant select on tables to analyst;
+create schema if not exists pipeline;
+grant usage on schema pipeline to user_pipeline_writer;
+grant select, insert, update, delete, truncate on all tables in schema pipeline to user_pipeline_writer;
+alter default privileges in schema pipeline
+  grant select, insert, update, delete, truncate on tables to user_pipeline_writer;
+-- `user-pipeline recover` goes on with the numbers of the lake's commits.
+grant usage, select, update on all sequences in schema pipeline to user_pipeline_writer;
+alter default privileges in schema pipeline grant usage, select, update on sequences to user_pipeline_writer;

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from user_pipeline.ingest.manifest import create_manifest
 from user_pipeline.ingest.rejects import create_rejects
 from user_pipeline.lake.registry import create_registry
 from user_pipeline.warehouse.statements import statements
@@ -22,6 +23,7 @@ def create_tables(databases: "Databases") -> dict[str, list[str]]:
     """
     with databases.staging.transaction() as transaction:
         create_registry(transaction)
+        create_manifest(transaction)
         create_rejects(transaction)
         for table in ("user_updates", "page_views"):
             create_table(transaction, table)

@@ -6,7 +6,6 @@ import shlex
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from datetime import date, timedelta
 from pathlib import Path
@@ -18,7 +17,7 @@ from rich.table import Table
 
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.ingest.feeds import FEEDS, REASONS
-from user_pipeline.ingest.manifest import Catalog
+from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.lake.lake import Lake
 from user_pipeline.lake.transfer import export_path
 from user_pipeline.reconcile.accounts import account_days
@@ -42,7 +41,7 @@ def run_demo(settings: Settings, days: int) -> None:
     databases = Databases(settings)
     try:
         with Engine(settings) as engine:
-            _show_objects(console, ObjectStorage(settings))
+            _show_objects(console, Lake(ObjectStorage(settings), databases))
             _show_days(console, Lake(ObjectStorage(settings), databases), engine, wanted)
         _show_report(console, ObjectStorage(settings), wanted[-1])
         _show_rows(console, databases.analytics, "select * from user_page_views order by user_id, url limit 5")
@@ -112,20 +111,15 @@ def _follow(log: Path, position: int, progress: Progress, task: TaskID) -> int:
     return position
 
 
-def _show_objects(console: Console, storage: ObjectStorage) -> None:
+def _show_objects(console: Console, lake: Lake) -> None:
     table = Table(title="Lines of all objects: lines = rows + rejected + blank + header", title_justify="left")
     for name in ("feed", "objects", "lines", "rows", "rejected", "blank", "header", "why rejected"):
         table.add_column(name, justify="left" if name in ("feed", "why rejected") else "right")
     for feed in FEEDS:
-        entries = Catalog.load(storage.lake, feed).entries()
-        reasons: Counter[str] = Counter()
-        for entry in entries:
-            reasons.update(entry.rejected)
-        numbers = [
-            len(entries),
-            *(sum(getattr(e, name) for e in entries) for name in ("lines", "rows", "rejects", "blank", "header")),
-        ]
-        why = ", ".join(f"{reasons[reason]} {reason}" for reason in REASONS if reasons[reason])
+        manifest = Manifest(feed, lake.staging)
+        account, reasons = manifest.account(), manifest.reasons()
+        numbers = [account[name] for name in ("objects", "lines", "rows", "rejected", "blank", "header")]
+        why = ", ".join(f"{reasons[reason]} {reason}" for reason in REASONS if reason in reasons)
         table.add_row(feed.name, *(f"{number:,}" for number in numbers), why)
     console.print()
     console.print(table)

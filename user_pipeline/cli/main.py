@@ -21,7 +21,7 @@ from user_pipeline.private_files import keep_private
 from user_pipeline.resources import embedded_postgres as postgres
 
 if TYPE_CHECKING:
-    from obstore.store import ObjectStore
+    from user_pipeline.resources.object_store import Store
 
 _INSTANCE_CLASS = {"module": "user_pipeline.instance.checkout", "class": "CheckoutInstance"}
 _PATIENCE = 90.0
@@ -117,7 +117,7 @@ def _write_sample(days: int, users: int, views_per_day: int, first_day: date, se
     )
 
 
-def _content(store: "ObjectStore", key: str) -> bytes | None:
+def _content(store: "Store", key: str) -> bytes | None:
     try:
         return bytes(store.get(key).bytes())
     except FileNotFoundError:
@@ -155,20 +155,25 @@ def objects(day: datetime | None, *, unread: bool) -> None:
     A line for each object: feed, key, rows (of the day, if one is given), rejected lines, and the days.
     """
     from user_pipeline.ingest.feeds import FEEDS
-    from user_pipeline.ingest.manifest import Catalog
+    from user_pipeline.ingest.manifest import Manifest
+    from user_pipeline.lake.lake import Lake
+    from user_pipeline.resources.postgres import Databases
     from user_pipeline.resources.storage import ObjectStorage
 
-    lake = ObjectStorage(settings.current()).lake
-    for feed in FEEDS:
-        catalog = Catalog.load(lake, feed)
-        for entry in catalog.unread() if unread else catalog.entries():
-            rows = entry.days.get(day.date(), 0) if day else entry.rows
-            if day and not rows:
-                continue
-            days = f"{min(entry.days)}...{max(entry.days)}" if entry.days else "no day"
-            problem = entry.error or (entry.failure and f"not fetched: {entry.failure.error}") or ""
-            numbers = f"{rows:,} rows  {entry.rejects:,} rejected"
-            click.echo(f"{feed.name}  {printable(entry.key)}  {numbers}  {days}  {problem}".rstrip())
+    current = settings.current()
+    with closing(Databases(current)) as databases:
+        lake = Lake(ObjectStorage(current), databases)
+        for feed in FEEDS:
+            manifest = Manifest(feed, lake.staging)
+            for entry in manifest.unread() if unread else manifest.entries(day.date() if day else None):
+                on_day = entry.days.get(day.date()) if day else None
+                if day and not on_day:
+                    continue
+                rows = on_day.rows if on_day else entry.rows
+                days = f"{min(entry.days)}...{max(entry.days)}" if entry.days else "no day"
+                problem = entry.error or (entry.failure and f"not fetched: {entry.failure.error}") or ""
+                numbers = f"{rows:,} rows  {entry.rejects:,} rejected"
+                click.echo(f"{feed.name}  {printable(entry.key)}  {numbers}  {days}  {problem}".rstrip())
 
 
 @main.command()
@@ -206,17 +211,39 @@ def files(asset: str, day: datetime | None, first: datetime | None, last: dateti
 def vacuum() -> None:
     """Remove from the lake what nothing refers to any more.
 
-    When an object changes it is read again, and what it brought before stays behind in the lake; so does what a
-    run wrote that was cut off. Files younger than two days are left alone: a run may be at work on them.
+    When an object or a day is read or made again, what was there before stays behind in the lake; so does what a
+    run wrote that was cut off. It goes two days after it was replaced: somebody may still be reading it. What all
+    logs of the lake tell is put into one before.
     """
-    from user_pipeline.ingest.feeds import FEEDS
     from user_pipeline.ingest.vacuum import vacuum as remove
+    from user_pipeline.lake.lake import Lake
+    from user_pipeline.resources.postgres import Databases
     from user_pipeline.resources.storage import ObjectStorage
 
-    lake = ObjectStorage(settings.current()).lake
-    for feed in FEEDS:
-        removed = remove(lake, feed, datetime.now(UTC))
-        click.echo(f"{feed.name}: removed {removed.objects:,} files of {removed.size / 1e6:,.1f} MB")
+    current = settings.current()
+    with closing(Databases(current)) as databases:
+        removed = remove(Lake(ObjectStorage(current), databases), datetime.now(UTC))
+    click.echo(f"removed {removed.files:,} files of {removed.size / 1e6:,.1f} MB and {removed.logs:,} logs")
+
+
+@main.command()
+def recover() -> None:
+    """Fill new databases again from the lake, without the source.
+
+    What each object brought, the rejected lines, which files make up each partition, and the tables users and
+    user_page_views come from the lake. Then materialize all days: the other tables come back, and no object is read
+    again. A database that is not empty stays as it is.
+    """
+    from user_pipeline.engines.duckdb import Engine
+    from user_pipeline.lake.lake import Lake
+    from user_pipeline.reconcile.full_refresh import recover as fill
+    from user_pipeline.resources.postgres import Databases
+    from user_pipeline.resources.storage import ObjectStorage
+
+    current = settings.current()
+    with Engine(current) as engine, closing(Databases(current)) as databases:
+        for what, count in fill(Lake(ObjectStorage(current), databases), engine).items():
+            click.echo(f"{what}: {count:,}")
 
 
 @main.command()
@@ -350,7 +377,7 @@ def rebuild() -> None:
     current = settings.current()
     with Engine(current) as engine, closing(Databases(current)) as databases:
         lake = Lake(ObjectStorage(current), databases)
-        lines = refresh_rejected_lines(lake.storage, engine, databases.staging)
+        lines = refresh_rejected_lines(lake, engine)
         click.echo(f"rejected_lines: {lines:,} lines from {current.lake}")
         for table, rows in refresh_marts(lake, engine).items():
             click.echo(f"{table}: {rows:,} rows put right")

@@ -56,7 +56,7 @@ def _repairs(wrong: Sequence[Comparison]) -> list[str]:
     commands = []
     if any(difference.kind == LOST for difference in differences):
         commands.append(
-            "# Restore the fragments from a backup of the lake, or deliver their objects under other names."
+            "# Restore the part files from a backup of the lake, or deliver their objects under other names."
         )
     # First: a day is then brought in by its difference from aggregates that the tables agree with.
     if any(compared.table in _REBUILT for compared in wrong):

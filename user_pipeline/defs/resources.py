@@ -8,10 +8,10 @@ import dagster as dg
 
 from user_pipeline import settings
 from user_pipeline.engines.duckdb import Engine
-from user_pipeline.interrupts import watched
+from user_pipeline.interrupts import cancelled_by, watched
 from user_pipeline.io_managers.exports import CsvIOManager
 from user_pipeline.io_managers.files import FilesIOManager
-from user_pipeline.io_managers.lake import LakeIOManager
+from user_pipeline.io_managers.raw import RawIOManager
 from user_pipeline.io_managers.snapshots import SnapshotIOManager
 from user_pipeline.io_managers.tables import DailyTableIOManager, IncrementalIOManager
 from user_pipeline.lake.lake import Lake
@@ -25,7 +25,7 @@ class EngineResource(dg.ConfigurableResource[Engine]):
     @contextmanager
     def yield_for_execution(self, _context: dg.InitResourceContext) -> Iterator[Engine]:
         """One engine a run. As long as it is there, the run ends when it is told to."""
-        with Engine(settings.current()) as opened, watched(opened.interrupt):
+        with Engine(settings.current()) as opened, watched(), cancelled_by(opened.interrupt):
             yield opened
 
 
@@ -74,7 +74,7 @@ RESOURCES: Mapping[str, Any] = {
     "storage": _STORAGE,
     "databases": _DATABASES,
     "lake": _LAKE,
-    "raw_io_manager": LakeIOManager(lake=_LAKE, engine=_ENGINE, folder="raw", database="staging"),
+    "raw_io_manager": RawIOManager(lake=_LAKE, engine=_ENGINE, folder="raw", database="staging"),
     "cleaned_io_manager": DailyTableIOManager(lake=_LAKE, engine=_ENGINE, folder="cleaned", database="staging"),
     "marts_io_manager": IncrementalIOManager(lake=_LAKE, engine=_ENGINE, folder="daily", database="analytics"),
     "snapshots_io_manager": SnapshotIOManager(lake=_LAKE, engine=_ENGINE, folder="snapshots"),

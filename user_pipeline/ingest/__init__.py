@@ -1,1 +1,1 @@
-"""From objects in the source to fragments in the lake: every object read once, every line accounted for."""
+"""From objects in the source to part files in the lake: every object read once, every line accounted for."""

@@ -1,19 +1,21 @@
-"""One pass of the reader over a few objects: cut, parse, write fragments, write rejects."""
+"""An ingest batch: a few objects are cut, parsed, and written to the lake as part files and rejects."""
 
 import logging
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
+from user_pipeline.ingest.entries import Entry, ObjectDay, Unfetched
 from user_pipeline.ingest.feeds import Feed, parse_macros
 from user_pipeline.ingest.lines import BrokenObjectError, LineCounter, cut, open_text
-from user_pipeline.ingest.manifest import Entry, fragment_path, rejects_path
+from user_pipeline.lake.transfer import new_path, put
 from user_pipeline.masking import mask, mask_key
-from user_pipeline.resources.source import Source
+from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.settings import ObjectLimits
 
 if TYPE_CHECKING:
@@ -21,53 +23,71 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from user_pipeline.engines.duckdb import Engine
-    from user_pipeline.resources.object_store import Store
+    from user_pipeline.resources.source import Source
 
 _log = logging.getLogger(__name__)
 
 _OUTAGE = 3
 """So many objects in a row that cannot be fetched, though they may be read, are a store that is down."""
 
-PublishRejects = Callable[[Feed, Sequence[str], "pa.RecordBatchReader"], None]
-"""Replaces the published rejects of some objects: feed, their keys, and all their rejected lines
-(``source_object``, ``source_line``, ``reason``, ``line``)."""
 
-
-class Pass:
-    """One pass of the reader over a few objects.
+class IngestBatch:
+    """A few objects that are read together; a context manager that ends with the connection of the engine.
 
     Attributes:
-        failures: the objects that could not be fetched: the row of the listing, and what the store said.
+        entries: what was read, to be committed; the lake has their files already.
+        unfetched: the objects that could not be fetched.
         gave_up: whether so many could not be that the rest was left for the next look.
     """
 
     def __init__(
-        self, feed: Feed, source: Source, engine: "Engine", *, limits: ObjectLimits, start_date: date, now: datetime
+        self,
+        feed: Feed,
+        source: "Source",
+        storage: ObjectStorage,
+        engine: "Engine",
+        *,
+        limits: ObjectLimits,
+        start_date: date,
+        now: datetime,
     ) -> None:
         self._feed = feed
         self._source = source
+        self._storage = storage
         self._engine = engine
+        self._connection = engine.connect()
         self._limits = limits
         self._start_date = start_date
         self._end_of_range = now.astimezone(UTC).date() + timedelta(days=2)
-        self._batch = f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex}"
         self._counters: dict[int, LineCounter] = defaultdict(LineCounter)
         self._etags: dict[int, str] = {}
         self._errors: dict[int, str] = {}
         self._skipped: set[int] = set()
-        self.failures: list[tuple[dict[str, Any], str]] = []
+        self.entries: Sequence[Entry] = ()
+        self.unfetched: list[Unfetched] = []
         self.gave_up = False
 
-    def run(
-        self,
-        connection: "duckdb.DuckDBPyConnection",
-        objects: list[dict[str, Any]],
-        lake: "Store",
-        publish_rejects: PublishRejects,
-    ) -> list[Entry]:
-        """Parse the objects, write what they hold, and return the entries to commit."""
-        self._parse(connection, objects)
-        self._limit_rejects(connection)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of what was parsed."""
+        self._connection.close()
+
+    def read(self, objects: Sequence[dict[str, Any]]) -> None:
+        """Parse the objects, write what they hold to the lake, and make the entries.
+
+        Args:
+            objects: rows of the listing.
+        """
+        connection = self._connection
+        self._parse(objects)
+        self._limit_rejects()
         connection.execute("delete from parsed where object in $out", {"out": [*self._errors, *self._skipped]})
         paths = [item["path"] for item in objects]
         connection.execute(
@@ -75,29 +95,37 @@ class Pass:
             "select unnest($n::int[]) as object, unnest($paths::varchar[]) as source_object",
             {"n": list(range(len(paths))), "paths": paths},
         )
-        brought = self._write_fragments(connection, lake)
-        rejected, header = self._write_rejects(connection, lake, publish_rejects, objects)
-        return [
+        connection.execute(
+            "create temp view rejects as select source_object, line as source_line, reason, text as line "
+            "from parsed join objects using (object) where reason <> 'header'"
+        )
+        brought = self._write_part_files()
+        rejected, header = self._count_rejects()
+        rejects_path = self._write_rejects() if rejected else None
+        self.entries = [
             Entry(
                 key=item["path"],
                 etag=self._etags.get(number, item["e_tag"]),
                 last_modified=item["last_modified"],
                 size=item["size"],
-                batch=self._batch,
                 start_date=self._start_date,
                 error=self._errors.get(number),
                 lines=0 if number in self._errors else self._counters[number].lines,
                 blank=0 if number in self._errors else self._counters[number].blank,
                 header=header[number],
                 rejected=rejected[number],
-                days={day: rows for day, (rows, _) in brought[item["path"]].items()},
-                digests={day: digest for day, (_, digest) in brought[item["path"]].items()},
+                rejects_path=rejects_path if rejected[number] else None,
+                days=brought[item["path"]],
             )
             for number, item in enumerate(objects)
             if number not in self._skipped
         ]
 
-    def _parse(self, connection: "duckdb.DuckDBPyConnection", objects: list[dict[str, Any]]) -> None:
+    def rejects(self) -> "pa.RecordBatchReader":
+        """All rejected lines: ``source_object``, ``source_line``, ``reason`` and ``line``."""
+        return self._connection.execute("from rejects").to_arrow_reader(10_000)
+
+    def _parse(self, objects: Sequence[dict[str, Any]]) -> None:
         import pyarrow as pa
 
         schema = pa.schema(
@@ -109,9 +137,9 @@ class Pass:
                 ("size", pa.int64()),
             ]
         )
-        connection.execute(parse_macros())
+        self._connection.execute(parse_macros())
         lines = pa.RecordBatchReader.from_batches(schema, self._lines(objects, schema))  # noqa: F841 - by name
-        connection.execute(
+        self._connection.execute(
             "create temp table parsed as " + self._feed.parse_sql(),
             {
                 "first_day": datetime.combine(self._start_date, time()),
@@ -119,7 +147,7 @@ class Pass:
             },
         )
 
-    def _lines(self, objects: list[dict[str, Any]], schema: "pa.Schema") -> Iterator["pa.RecordBatch"]:
+    def _lines(self, objects: Sequence[dict[str, Any]], schema: "pa.Schema") -> Iterator["pa.RecordBatch"]:
         """The lines of all objects; what goes wrong with one is noted and the next one is read."""
         import pyarrow as pa
         from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
@@ -159,13 +187,15 @@ class Pass:
                 reason = _first_line(error)
                 _log.warning("%s could not be fetched: %s", mask_key(item["path"]), reason)
                 self._skipped.add(number)
-                self.failures.append((item, reason))
+                self.unfetched.append(
+                    Unfetched(item["path"], item["e_tag"], item["last_modified"], item["size"], reason)
+                )
                 if not isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
                     in_a_row += 1
 
-    def _limit_rejects(self, connection: "duckdb.DuckDBPyConnection") -> None:
+    def _limit_rejects(self) -> None:
         """An object with too many rejected lines is a broken one: they would fill lake and database."""
-        for (number,) in connection.execute(
+        for (number,) in self._connection.execute(
             "select object from parsed where reason <> 'header' group by object having count(*) > $most",
             {"most": self._limits.rejects},
         ).fetchall():
@@ -173,73 +203,73 @@ class Pass:
                 f"more of its lines are rejected than USER_PIPELINE_MAX_OBJECT_REJECTS allows, {self._limits.rejects:,}"
             )
 
-    def _write_fragments(
-        self, connection: "duckdb.DuckDBPyConnection", lake: "Store"
-    ) -> dict[str, dict[date, tuple[int, str]]]:
+    def _write_part_files(self) -> dict[str, dict[date, ObjectDay]]:
         """Write the rows, a file a day; the rows of each object and day are counted in what was written.
 
         Returns:
-            by object and day, how many rows there are, and their digest.
+            by object and day, what it brought.
         """
-        target = self._engine.new_scratch("fragments")
+        import duckdb
+
+        target = self._engine.new_scratch("parts")
         columns = ", ".join(self._feed.columns)
-        connection.execute(
+        self._connection.execute(
             f"""copy (
               select {columns}, source_object, line as source_line,
                 strftime({self._feed.event_time}, '%Y-%m-%d') as date
               from parsed join objects using (object) where reason is null
             ) to '{_sql_text(target)}' (format parquet, partition_by (date), compression zstd)"""
         )
-        brought: dict[str, dict[date, tuple[int, str]]] = defaultdict(dict)
+        brought: dict[str, dict[date, ObjectDay]] = defaultdict(dict)
         files = sorted(target.glob("date=*/*.parquet"))
         for folder, parts in groupby(files, key=lambda path: path.parent):
             day = date.fromisoformat(folder.name.removeprefix("date="))
-            whole = _single_file(connection, list(parts))
-            with whole.open("rb") as content:
-                lake.put(fragment_path(self._feed, day, self._batch), content)
+            whole = _single_file(self._connection, list(parts))
             # Each row's line number is part of its hash, so equal rows do not cancel each other out.
-            for source_object, rows, digest in connection.execute(
-                f"""select source_object, count(*), printf('%016x', bit_xor(hash(source_line, {columns})))
+            found = self._connection.execute(
+                f"""select source_object, count(*), printf('%016x', bit_xor({row_hash(self._feed)}))
                 from read_parquet($file, hive_partitioning = false) group by all""",
                 {"file": str(whole)},
-            ).fetchall():
-                brought[source_object][day] = (rows, digest)
+            ).fetchall()
+            rows = sum(count for _, count, _ in found)
+            file = put(self._storage, new_path(f"raw/{self._feed.name}", day), whole, rows)
+            for source_object, count, digest in found:
+                brought[source_object][day] = ObjectDay(count, f"{duckdb.__version__}:{digest}", file)
             whole.unlink()
         return brought
 
-    def _write_rejects(
-        self,
-        connection: "duckdb.DuckDBPyConnection",
-        lake: "Store",
-        publish_rejects: PublishRejects,
-        objects: list[dict[str, Any]],
-    ) -> tuple[dict[int, dict[str, int]], Counter[int]]:
-        """Write the rejected lines; count them by object and reason, and header lines apart."""
+    def _count_rejects(self) -> tuple[dict[int, dict[str, int]], Counter[int]]:
+        """Rejected lines by object and reason, and header lines by object."""
         rejected: dict[int, dict[str, int]] = defaultdict(dict)
         header: Counter[int] = Counter()
-        for number, reason, lines in connection.execute(
+        for number, reason, lines in self._connection.execute(
             "select object, reason, count(*) from parsed where reason is not null group by all"
         ).fetchall():
             if reason == "header":
                 header[number] = lines
             else:
                 rejected[number][reason] = lines
-        connection.execute(
-            "create temp view rejects as select source_object, line as source_line, reason, text as line "
-            "from parsed join objects using (object) where reason <> 'header'"
-        )
-        if rejected:
-            file = self._engine.new_scratch("rejects") / "rejects.parquet"
-            connection.execute(
-                f"copy (from rejects order by all) to '{_sql_text(file)}' (format parquet, compression zstd)"
-            )
-            with file.open("rb") as content:
-                lake.put(rejects_path(self._feed, self._batch), content)
-            file.unlink()
-        read = [item["path"] for number, item in enumerate(objects) if number not in self._skipped]
-        if read:
-            publish_rejects(self._feed, read, connection.execute("from rejects").to_arrow_reader(10_000))
         return rejected, header
+
+    def _write_rejects(self) -> str:
+        """Write the rejected lines to the lake; returns where they are."""
+        file = self._engine.new_scratch("rejects") / "rejects.parquet"
+        self._connection.execute(
+            f"copy (from rejects order by all) to '{_sql_text(file)}' (format parquet, compression zstd)"
+        )
+        path = f"rejected/{self._feed.name}/{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:12]}.parquet"
+        with file.open("rb") as content:
+            self._storage.lake.put(path, content)
+        file.unlink()
+        return path
+
+
+def row_hash(feed: Feed) -> str:
+    """The SQL of the engine that gives the hash of a row of a part file; a digest is that of rows by exclusive or.
+
+    Digests are told with the version of the engine, another one of which may have other hashes.
+    """
+    return f"hash(source_line, {', '.join(feed.columns)})"
 
 
 def _single_file(connection: "duckdb.DuckDBPyConnection", parts: list[Path]) -> Path:

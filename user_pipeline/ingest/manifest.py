@@ -1,212 +1,262 @@
-"""The object catalog: which objects were read, and what each of them brought.
+"""The object manifest: which objects were read, and what each of them brought.
 
-A feed's catalog is one Parquet file per version, ``catalog/<feed>/<version>.parquet``; the greatest version
-counts. A commit writes the next version under a name nobody else may have taken (a conditional put), so
-it is there whole or not at all, and two writers at once cannot lose each other's entries: the one who
-comes second reads the winner's version and adds its own to that.
+It is two tables of the staging database, ``pipeline.ingested_objects`` with a row an object and
+``pipeline.ingested_days`` with a row for each object and day. Nothing loads them whole: what is asked of the manifest
+is a query that reads what it needs, and a commit writes what is new.
 
-Rows are kept by *batch*: what one pass of the reader brought, in ``fragments/<feed>/date=D/<batch>.parquet``
-and ``rejected/<feed>/<batch>.parquet``. A row of a batch counts if the catalog says that this batch is the one
-its object was last read in; so a changed object replaces what it brought before the moment its entry
-is committed.
+Rows are kept in *part files*: what one batch of objects brought for a day is in
+``raw/<feed>/date=D/<name>.parquet``, and what was rejected in ``rejected/<feed>/<name>.parquet``. A row of a part file
+counts if the manifest says that its object's rows of the day are in this file; so a changed object replaces what it
+brought before in the moment its entry is committed.
 
-For every object and day the catalog also keeps a digest of the rows, and in which of its versions they last
+A commit is one transaction: entries, rejected lines and version, and a log in the lake that tells of all of it, written
+before the end of the transaction. So a crash leaves the old or the new state, and the manifest can be filled again from
+the lake. Commits to the staging database are made one after the other; of two runs that read the same object the later
+one's entry stands, and if it was the older content that came second, the next listing shows the difference and the
+object is read again.
+
+For every object and day the manifest also keeps a digest of the rows, and the version of the commit in which they last
 changed. So it knows which days have changed since any earlier version, however long ago that was.
 """
 
-import uuid
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from datetime import date, datetime, timedelta
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime
+from functools import cached_property
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from user_pipeline.ingest.arrow_sql import query
+from user_pipeline.ingest import commit
+from user_pipeline.ingest.entries import Entry, Failure, ObjectDay, Unfetched, object_id
 from user_pipeline.ingest.feeds import Feed
+from user_pipeline.ingest.rejects import create_rejects, replace_rejects
+from user_pipeline.lake.log import write_log
+from user_pipeline.lake.registry import LakeFile, Registry, begin_commit
+from user_pipeline.resources.postgres import literal
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from user_pipeline.resources.object_store import Store
+    from user_pipeline.resources.postgres import Transaction
 
-_KEPT_VERSIONS = 20
-"""Readers of an older version go on with it for a while."""
-_COMMIT_ATTEMPTS = 100
-_QUICK_ATTEMPTS = 4
-"""An object that cannot be fetched is tried this often before it is left for later."""
-_LONGEST_WAIT = timedelta(days=1)
+_TABLES = (
+    "ingested_objects",
+    "ingested_objects_unread",
+    "ingested_objects_rejects",
+    "ingested_objects_unaccounted",
+    "ingested_days",
+    "ingested_days_day",
+    "ingested_days_version",
+    "replaced_files",
+)
+_SCHEMA = "pipeline"
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An object's content that could not be fetched.
+def create_manifest(transaction: "Transaction") -> None:
+    """Make the tables of the manifest unless they are there; those of the registry come first."""
+    script = files(__package__).joinpath("create_manifest.sql")
+    transaction.make_missing(_TABLES, lambda: transaction.execute(script.read_text(encoding="utf-8")), _SCHEMA)
 
-    Attributes:
-        etag: what the store calls that content.
-        error: what the store said.
-        attempts: how often it was tried.
-        retry_at: before this moment nobody is sent for it.
-    """
 
-    etag: str
-    error: str
-    attempts: int
-    retry_at: datetime
-
-    @property
-    def is_standing(self) -> bool:
-        """Whether it failed so often that nothing waits for it any more."""
-        return self.attempts >= _QUICK_ATTEMPTS
-
-    @classmethod
-    def after(cls, earlier: "Failure | None", etag: str, error: str, now: datetime) -> "Failure":
-        """One more failure: four attempts at once, then after 1, 2, 4, … hours, at most a day apart."""
-        attempts = earlier.attempts + 1 if earlier and earlier.etag == etag else 1
-        late = attempts - _QUICK_ATTEMPTS
-        wait = min(timedelta(hours=2 ** min(late, 10)), _LONGEST_WAIT) if late >= 0 else timedelta()
-        return cls(etag, error, attempts, now + wait)
+def restore_manifest(transaction: "Transaction", lines: Iterator[Mapping[str, Any]]) -> None:
+    """Bring the lines of a log into the manifest, which is made if it is missing."""
+    create_manifest(transaction)
+    commit.restore_lines(transaction, lines)
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """What is known of one object.
+class PartFile:
+    """A part file that rows of a day are in.
 
     Attributes:
-        key: its path in the source.
-        etag: what the store calls this content.
-        last_modified: when the store says it was written.
-        size: bytes, as stored.
-        batch: the pass that read it; names its fragments.
-        start_date: the first day that was accepted when it was read.
-        error: why it could not be read to its end; None for an object that was. A broken object brings no rows.
-        lines: lines in it, counted when it was cut, before any parsing.
-        blank: lines with nothing but white space.
-        header: lines that repeat the column names.
-        rejected: rejected lines by reason.
-        days: rows by event date, counted in the fragments after they were written.
-        digests: of those rows, by event date: equal for equal rows, whatever their order.
-        failure: set while the object's content, or its new content, cannot be fetched; everything else then is
-            of the content read before (of none, for an object that was never read).
+        file: the file.
+        counted: how many of its rows count: all, unless an object was read again since it was written.
     """
 
-    key: str
-    etag: str
-    last_modified: datetime
-    size: int
-    batch: str
-    start_date: date
-    error: str | None = None
-    lines: int = 0
-    blank: int = 0
-    header: int = 0
-    rejected: dict[str, int] = field(default_factory=dict)
-    days: dict[date, int] = field(default_factory=dict)
-    digests: dict[date, str] = field(default_factory=dict)
-    failure: Failure | None = None
+    file: LakeFile
+    counted: int
+
+
+@dataclass(frozen=True, slots=True)
+class DayParts:
+    """Where the rows of a day are.
+
+    Attributes:
+        as_of: the newest commit to the staging database when this was so.
+        changed: the commit in which the day's rows changed last; 0 for a day that never had any.
+        parts: the part files with rows that count.
+    """
+
+    as_of: int
+    changed: int
+    parts: Sequence[PartFile]
 
     @property
     def rows(self) -> int:
-        """Usable rows, of all days."""
-        return sum(self.days.values())
-
-    @property
-    def rejects(self) -> int:
-        """Rejected lines, for whatever reason."""
-        return sum(self.rejected.values())
-
-    @property
-    def unaccounted(self) -> int:
-        """Lines that are neither a row, rejected, blank nor a header: anything but 0 is a fault."""
-        return self.lines - self.rows - self.rejects - self.blank - self.header
+        """How many rows the day has."""
+        return sum(part.counted for part in self.parts)
 
 
-class Catalog:
-    """One version of a feed's catalog; committing makes the next one.
+@dataclass(frozen=True, slots=True)
+class DayObjects:
+    """Which rows of which part files make up a day.
 
     Attributes:
-        feed: whose catalog it is.
-        version: 0 before anything was read.
-        table: one row per object, columns as in :class:`Entry`.
+        as_of: the newest commit to the staging database when this was so.
+        objects: the part file and the key of each object that brought rows.
     """
 
-    def __init__(self, feed: Feed, version: int, table: "pa.Table") -> None:
-        self.feed = feed
-        self.version = version
-        self.table = table
+    as_of: int
+    objects: Sequence[tuple[str, str]]
 
-    @property
-    def id(self) -> str:
-        """Tells this feed's catalog from that of any other lake; empty before anything was read."""
-        return str((self.table.schema.metadata or {}).get(_ID, b""), "ascii")
 
-    @classmethod
-    def load(cls, lake: "Store", feed: Feed) -> "Catalog":
-        """The newest version in the lake."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+class Look:
+    """A listing beside what is known of its objects; valid as long as the block of :meth:`Manifest.look` lasts.
 
-        while True:
-            newest = max(_versions(lake, feed), default=0)
-            if not newest:
-                return cls(feed, 0, _schema().empty_table())
-            try:
-                content = lake.get(_path(feed, newest)).bytes()
-            except FileNotFoundError:
-                continue  # so many commits since the listing that it is gone: look again
-            # On this thread alone: a thread of Arrow's that still holds the bytes when Python ends aborts the process.
-            table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
-            return cls(feed, newest, table if "failure" in table.column_names else _upgraded(table, newest))
+    Attributes:
+        listed: how many objects are in the listing.
+    """
 
-    def entries(self, where: "pa.compute.Expression | None" = None) -> list[Entry]:
-        """The entries, or those that an Arrow expression selects."""
-        table = self.table if where is None else self.table.filter(where)
-        return [_to_entry(row) for row in table.to_pylist()]
+    def __init__(self, transaction: "Transaction", feed: Feed, listed: int) -> None:
+        self._transaction = transaction
+        self._feed = literal(feed.name)
+        self.listed = listed
 
-    def unknown(self, listing: "pa.Table", start_date: date, now: datetime | None = None) -> "pa.Table":
-        """The objects of a listing that are new, changed, or were read under a later start date.
+    def unknown(self, start_date: date, now: datetime | None = None) -> "pa.RecordBatchReader":
+        """The objects of the listing that are new, changed, or were read under a later start date; oldest first.
 
         Args:
-            listing: as :meth:`user_pipeline.resources.source.Source.list` gives it.
             start_date: the first day accepted now; objects that lost lines to a later one are read again.
             now: what could not be fetched and is to be tried again later than this is left out; None leaves
                 nothing out.
+
+        Returns:
+            columns as in the listing, to be read before anything else is asked for.
         """
-        return query(
+        waits = "false" if now is None else f"k.failed_etag = l.e_tag and k.retry_at > '{now.isoformat()}'"
+        return self._transaction.stream(
+            f"""
+            select l.path, l.e_tag, l.size, l.last_modified, l.problem
+            from listed l left join pipeline.ingested_objects k
+              on k.feed = {self._feed} and k.object_id = substring(sha256(convert_to(l.path, 'UTF8')) for 16)
+            where (k.key is null or k.start_date is null or k.etag <> l.e_tag
+                or (k.start_date > '{start_date}' and jsonb_exists(k.rejected, 'out_of_range')))
+              and not coalesce({waits}, false)
+            order by l.last_modified, l.path collate "C"
             """
-            select l.* from listed l left join known k on k.key = l.path
-            where (k.key is null or k.etag <> l.e_tag
-                or (k.start_date > $start
-                  and list_contains(list_transform(k.rejected, r -> r.reason), 'out_of_range')))
-              and not coalesce(k.failure.etag = l.e_tag and k.failure.retry_at > $now::timestamptz, false)
-            order by l.last_modified, l.path
-            """,
-            {"start": start_date, "now": now},
-            known=self.table,
-            listed=listing,
         )
 
-    def gone(self, listing: "pa.Table") -> list[str]:
+    def gone(self) -> list[str]:
         """The objects that were never read, or are broken, and are in the listing no more: nothing is left to mend."""
-        missing = query(
-            "select key from known anti join listed on path = key where error is not null or batch = '' order by key",
-            known=self.table,
-            listed=listing,
+        found = self._transaction.fetch(
+            f"""
+            select k.key from pipeline.ingested_objects k
+            where k.feed = {self._feed} and (k.error is not null or k.start_date is null)
+              and not exists (select from listed l where l.path = k.key)
+            order by k.key collate "C"
+            """
         )
-        keys: list[str] = missing["key"].to_pylist()
-        return keys
+        return [key for (key,) in found]
 
-    def batches(self, days: Sequence[date]) -> dict[date, dict[str, list[str]]]:
-        """Where the rows of some days are: for each day, the batches and in each the objects that count."""
-        found: dict[date, dict[str, list[str]]] = {day: {} for day in days}
-        for row in self._rows_by_day(days):
-            found[row["day"]].setdefault(row["batch"], []).append(row["key"])
-        return found
+
+class Manifest:
+    """The objects of one feed.
+
+    Args:
+        feed: whose objects.
+        registry: of the staging database, which has the tables.
+
+    Attributes:
+        feed: the feed.
+        registry: the registry.
+    """
+
+    def __init__(self, feed: Feed, registry: Registry) -> None:
+        self.feed = feed
+        self.registry = registry
+        self._name = literal(feed.name)
+        self._is_open = False
+
+    def open(self) -> None:
+        """Make the tables if they are missing, and see that database and lake belong together.
+
+        Raises:
+            FormatError, OtherLakeError, LostRegistryError: they do not; see :meth:`Registry.open`.
+        """
+        if self._is_open:
+            return
+        self.registry.open()
+        with self.registry.database.transaction() as transaction:
+            create_manifest(transaction)
+        self._is_open = True
+
+    @cached_property
+    def lake_id(self) -> str:
+        """Tells the lake from any other: versions are of one lake."""
+        [(lake_id,)] = self._fetch("select lake_id from pipeline.lake")
+        return str(lake_id)
+
+    def version(self) -> int:
+        """The newest commit to the staging database; 0 before the first."""
+        [(version,)] = self._fetch("select coalesce(max(version), 0) from pipeline.lake_commits")
+        return int(version)
+
+    @contextmanager
+    def look(self, listing: "pa.RecordBatchReader") -> Iterator[Look]:
+        """Compare a listing with what is known.
+
+        The listing goes to the database as it comes, and is compared there.
+
+        Args:
+            listing: as :meth:`user_pipeline.resources.source.Source.list` gives it. An error of it is raised as it is.
+        """
+        self.open()
+        with self.registry.database.transaction() as transaction:
+            listed = transaction.load("listed", listing)
+            # The planner then knows whether looking up each object or reading all of them is less.
+            transaction.execute("analyze listed")
+            yield Look(transaction, self.feed, listed)
+
+    def parts(self, days: Sequence[date]) -> dict[date, DayParts]:
+        """Where the rows of some days are."""
+        found = self._fetch(
+            f"""
+            select v.version, d.day, max(d.version), d.path, d.file_rows, d.file_size, sum(d.rows)::bigint
+            from {_NEWEST} v
+            left join pipeline.ingested_days d on d.feed = {self._name} and {_among(days, "d.day")}
+            group by v.version, d.day, d.path, d.file_rows, d.file_size order by d.day, d.path
+            """
+        )
+        as_of = int(found[0][0])
+        parts: dict[date, DayParts] = {day: DayParts(as_of, 0, ()) for day in days}
+        for _, day, changed, path, rows, size, counted in found:
+            # Of no day, if none of them has rows; of no path, where an object brings a day no more.
+            if day is not None:
+                known = parts[day]
+                more = () if path is None else (PartFile(LakeFile(path, rows, size), counted),)
+                parts[day] = DayParts(as_of, max(known.changed, changed), (*known.parts, *more))
+        return parts
+
+    def objects(self, day: date) -> DayObjects:
+        """Which objects brought the rows of a day, and in which part files they are."""
+        found = self._fetch(
+            f"""
+            select v.version, d.path, o.key from {_NEWEST} v
+            left join pipeline.ingested_days d on d.feed = {self._name} and d.day = '{day}' and d.rows > 0
+            left join pipeline.ingested_objects o on o.feed = d.feed and o.object_id = d.object_id
+            """
+        )
+        return DayObjects(int(found[0][0]), [(path, key) for _, path, key in found if path is not None])
 
     def rows(self, days: Sequence[date]) -> dict[date, int]:
         """How many rows each of some days has, from all objects."""
-        counts = dict.fromkeys(days, 0)
-        for row in self._rows_by_day(days):
-            counts[row["day"]] += row["rows"]
-        return counts
+        found = self._fetch(
+            f"select day, sum(rows)::bigint from pipeline.ingested_days where feed = {self._name} and {_among(days)} "
+            "group by day"
+        )
+        return {**dict.fromkeys(days, 0), **dict(found)}
 
     def changes(self, since: int = 0, days: Sequence[date] | None = None) -> dict[date, int]:
         """The days whose rows changed after some version, and the version in which each last did.
@@ -215,240 +265,183 @@ class Catalog:
             since: the version; 0 for every day that ever had rows.
             days: only these.
         """
-        changed = query(
-            """
-            select d.day as day, max(d.version) as version from (select unnest(days) as d from known)
-            where d.version > $since and ($days is null or list_contains($days, d.day)) group by 1 order by 1
-            """,
-            {"since": since, "days": None if days is None else list(days)},
-            known=self.table,
+        return dict(self._fetch(self._changes_sql(since, days)))
+
+    def changes_in(self, transaction: "Transaction", since: int, days: Sequence[date]) -> dict[date, int]:
+        """The same, as a transaction sees it."""
+        return dict(transaction.fetch(self._changes_sql(since, days)))
+
+    def _changes_sql(self, since: int, days: Sequence[date] | None) -> str:
+        among = "" if days is None else f" and {_among(days)}"
+        return (
+            f"select day, max(version) from pipeline.ingested_days where feed = {self._name} "
+            f"and version > {since}{among} group by day order by day"
         )
-        return dict(zip(changed["day"].to_pylist(), changed["version"].to_pylist(), strict=True))
 
     def account(self) -> dict[str, int]:
         """How many ``objects`` there are, and how many ``lines``, ``rows``, ``rejected``, ``blank`` and ``header``."""
-        [sums] = query(f"select count(*) as objects, {_SUMS} from known", {}, known=self.table).to_pylist()
-        return {name: int(count or 0) for name, count in sums.items()}
+        names = {"lines": "lines", "rows": "rows", "rejected": "rejects", "blank": "blank", "header": "header"}
+        [sums] = self._fetch(
+            f"select count(*), {', '.join(f'coalesce(sum({column}), 0)::bigint' for column in names.values())} "
+            f"from pipeline.ingested_objects where feed = {self._name}"
+        )
+        return dict(zip(("objects", *names), map(int, sums), strict=True))
+
+    def reasons(self) -> dict[str, int]:
+        """How many lines were rejected, by reason."""
+        return dict(
+            self._fetch(
+                f"""
+                select r.reason, sum(r.lines::bigint)::bigint from pipeline.ingested_objects
+                cross join lateral jsonb_each_text(rejected) r (reason, lines)
+                where feed = {self._name} and rejects > 0 group by 1 order by 1
+                """
+            )
+        )
+
+    def entries(self, day: date | None = None, *, since: int | None = None) -> Iterator[Entry]:
+        """The objects in the order of their keys, as they are read from the database.
+
+        Args:
+            day: only those with rows of this day.
+            since: only those whose entries were written after this version.
+        """
+        condition = "true"
+        if day is not None:
+            condition += f" and exists (select from pipeline.ingested_days b where {_BROUGHT} and b.day = '{day}')"
+        if since is not None:
+            condition += f" and o.version > {since}"
+        return self._entries(condition)
 
     def unaccounted(self) -> list[Entry]:
         """The objects with lines that are neither a row, rejected, blank nor a header."""
-        return self._entries(f"lines <> {_ROWS} + {_REJECTS} + blank + header", {})
+        return list(self._entries("o.lines <> o.rows + o.rejects + o.blank + o.header"))
 
-    def with_rejects(self, days: Sequence[date]) -> list[Entry]:
+    def with_rejects(self, days: Sequence[date]) -> Iterator[Entry]:
         """The objects that lost lines, and brought rows for some of these days or none at all."""
-        condition = f"{_REJECTS} > 0 and ({_ROWS} = 0 or list_has_any($days, list_transform({_THERE}, d -> d.day)))"
-        return self._entries(condition, {"days": list(days)})
+        brought = f"exists (select from pipeline.ingested_days b where {_BROUGHT} and {_among(days, 'b.day')})"
+        return self._entries(f"o.rejects > 0 and (o.rows = 0 or {brought})")
 
-    def unread(self) -> list[Entry]:
+    def unread(self) -> Iterator[Entry]:
         """The objects that could not be fetched, or not be read to their end."""
-        return self._entries("error is not null or failure is not null", {})
+        return self._entries("(o.error is not null or o.start_date is null or o.failed_etag is not null)")
 
-    def _entries(self, condition: str, parameters: dict[str, Any]) -> list[Entry]:
-        found = query(f"from known where {condition} order by key", parameters, known=self.table)
-        return [_to_entry(row) for row in found.to_pylist()]
-
-    def _rows_by_day(self, days: Sequence[date]) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = query(
-            """
-            select d.day as day, batch, key, d.rows as rows from (select batch, key, unnest(days) as d from known)
-            where list_contains($days, d.day) and d.rows > 0 order by 1, 2, 3
-            """,
-            {"days": list(days)},
-            known=self.table,
-        ).to_pylist()
-        return rows
-
-    def commit(
-        self,
-        lake: "Store",
-        entries: Sequence[Entry],
-        failures: Sequence[tuple[dict[str, Any], Failure]] = (),
-        gone: Sequence[str] = (),
-    ) -> "Catalog":
-        """Write the next version, with these entries in place of older ones of the same objects.
-
-        Of two writers that read the same object the later one's entry stands; if it was the older content
-        that came second, the next listing shows the difference and the object is read again.
-
-        Args:
-            lake: where the catalog is.
-            entries: what was read.
-            failures: what could not be fetched: its row of the listing, and what happened. What was known of
-                such an object stays as it is.
-            gone: what :meth:`gone` found, to be forgotten unless someone has read it meanwhile.
-        """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-        from obstore.exceptions import AlreadyExistsError, PreconditionError
-
-        current = self
-        for _ in range(_COMMIT_ATTEMPTS):
-            changed = [*entries, *current._failing(failures)]
-            table = _merge(current, pa.Table.from_pylist([_to_row(entry) for entry in changed], schema=_schema()), gone)
-            sink = pa.BufferOutputStream()
-            pq.write_table(table, sink, compression="zstd")
-            try:
-                lake.put(_path(self.feed, current.version + 1), sink.getvalue().to_pybytes(), mode="create")
-            except (AlreadyExistsError, PreconditionError):
-                current = Catalog.load(lake, self.feed)
-                continue
-            committed = Catalog(self.feed, current.version + 1, table)
-            stale = [_path(self.feed, v) for v in _versions(lake, self.feed) if v <= committed.version - _KEPT_VERSIONS]
-            if stale:
-                lake.delete(stale)
-            return committed
-        raise RuntimeError(f"the catalog of {self.feed.name} changed {_COMMIT_ATTEMPTS} times while it was written")
+    def rejects_paths(self) -> list[tuple[str, str]]:
+        """The file of the lake that has an object's rejected lines, and the object's key, for all that lost lines."""
+        return [
+            (path, key)
+            for path, key in self._fetch(
+                f"select rejects_path, key from pipeline.ingested_objects where feed = {self._name} and rejects > 0 "
+                'order by rejects_path, key collate "C"'
+            )
+        ]
 
     def of(self, keys: Sequence[str]) -> dict[str, Entry]:
         """The entries of some objects, by key; none for an object that is not known."""
-        import pyarrow.compute as pc
+        return {entry.key: entry for entry in self._entries(_of(keys))} if keys else {}
 
-        return {entry.key: entry for entry in self.entries(pc.field("key").isin(list(keys)))} if keys else {}
+    def commit(
+        self,
+        entries: Sequence[Entry],
+        rejects: "pa.RecordBatchReader | None" = None,
+        *,
+        run_id: str,
+        now: datetime,
+        unfetched: Sequence[Unfetched] = (),
+        gone: Sequence[str] = (),
+    ) -> int:
+        """Write what was read in the place of what was known of the same objects, in one transaction.
 
-    def _failing(self, failures: Sequence[tuple[dict[str, Any], Failure]]) -> list[Entry]:
-        """The entries of objects that could not be fetched, less those that someone else has read meanwhile."""
-        known = self.of([item["path"] for item, _ in failures])
-        entries = []
-        for item, failure in failures:
-            entry = known.get(item["path"])
-            if entry is None:
-                unread = Entry(item["path"], "", item["last_modified"], item["size"], batch="", start_date=date.max)
-                entries.append(replace(unread, failure=failure))
-            elif entry.etag != failure.etag:
-                entries.append(replace(entry, failure=failure))
-        return entries
+        Args:
+            entries: what was read; the lake has their part files and rejects already.
+            rejects: all rejected lines of these objects, for the table ``rejected_lines``; None for no lines.
+            run_id: who read them.
+            now: when that was.
+            unfetched: what could not be fetched. What was known of such an object stays as it is.
+            gone: what :meth:`Look.gone` found, to be forgotten unless someone has read it meanwhile.
 
-
-def fragment_path(feed: Feed, day: date, batch: str) -> str:
-    """Where the lake keeps a batch's rows of one day."""
-    return f"fragments/{feed.name}/date={day.isoformat()}/{batch}.parquet"
-
-
-def rejects_path(feed: Feed, batch: str) -> str:
-    """Where the lake keeps a batch's rejected lines."""
-    return f"rejected/{feed.name}/{batch}.parquet"
-
-
-def _path(feed: Feed, version: int) -> str:
-    return f"catalog/{feed.name}/{version:012d}.parquet"
-
-
-def _versions(lake: "Store", feed: Feed) -> list[int]:
-    names = [item["path"].rsplit("/", 1)[-1] for page in lake.list(f"catalog/{feed.name}") for item in page]
-    return [int(name.removesuffix(".parquet")) for name in names if name.removesuffix(".parquet").isdigit()]
-
-
-_ID = b"user_pipeline.catalog"
-
-
-def _schema(catalog_id: str = "") -> "pa.Schema":
-    import pyarrow as pa
-
-    failure = [
-        ("etag", pa.string()),
-        ("error", pa.string()),
-        ("attempts", pa.int64()),
-        ("retry_at", pa.timestamp("us", tz="UTC")),
-    ]
-    return pa.schema(
-        [
-            ("key", pa.string()),
-            ("etag", pa.string()),
-            ("last_modified", pa.timestamp("us", tz="UTC")),
-            ("size", pa.int64()),
-            ("batch", pa.string()),
-            ("start_date", pa.date32()),
-            ("error", pa.string()),
-            ("lines", pa.int64()),
-            ("blank", pa.int64()),
-            ("header", pa.int64()),
-            ("rejected", pa.list_(pa.struct([("reason", pa.string()), ("lines", pa.int64())]))),
-            # A day that an object brought rows for once stays, with no rows: that they went is a change too.
-            (
-                "days",
-                pa.list_(
-                    pa.struct(
-                        [("day", pa.date32()), ("rows", pa.int64()), ("digest", pa.string()), ("version", pa.int64())]
-                    )
-                ),
-            ),
-            ("failure", pa.struct(failure)),
-        ],
-        metadata={_ID: catalog_id.encode()},
-    )
-
-
-_THERE = "list_filter(days, d -> d.rows > 0)"
-_ROWS = "coalesce(list_sum(list_transform(days, d -> d.rows)), 0)"
-_REJECTS = "coalesce(list_sum(list_transform(rejected, r -> r.lines)), 0)"
-_SUMS = f"""sum(lines) as lines, sum({_ROWS}) as rows, sum({_REJECTS}) as rejected,
-  sum(blank) as blank, sum(header) as header"""
-
-
-def _merge(current: Catalog, new: "pa.Table", gone: Sequence[str] = ()) -> "pa.Table":
-    """The next version's table: new entries in place of old ones, and the days of each that changed with it."""
-    merged = query(
+        Returns:
+            the version.
         """
-        with was as (select key, unnest(days, recursive := true) from old semi join new using (key)),
-        brought as (select key, unnest(days, recursive := true) from new),
-        days as (
-          select
-            key,
-            list({
-              'day': day, 'rows': coalesce(b.rows, 0), 'digest': b.digest,
-              'version': if((w.rows, w.digest) is not distinct from (coalesce(b.rows, 0), b.digest),
-                w.version, $version)
-            } order by day) as days
-          from was w full join brought b using (key, day) group by key
-        )
-        from (
-          from old anti join new using (key)
-          where not (list_contains($gone, key) and (error is not null or batch = ''))
-          union all by name
-          select new.* exclude (days), coalesce(days.days, []) as days from new left join days using (key)
-        ) order by key
-        """,
-        {"version": current.version + 1, "gone": list(gone)},
-        old=current.table,
-        new=new,
-    )
-    return merged.select(_schema().names).cast(_schema(current.id or uuid.uuid4().hex))
+        self.open()
+        with self.registry.database.transaction() as transaction:
+            if entries:
+                create_rejects(transaction)
+                commit.load_read(transaction, entries)
+                replace_rejects(transaction, self.feed, [entry.key for entry in entries], rejects)
+            version = begin_commit(transaction, self._asset, run_id)
+            if entries:
+                commit.replace_entries(transaction, self.feed, version)
+            if unfetched:
+                commit.note_failures(transaction, self.feed, self._failures(transaction, unfetched, now), version)
+            forgotten = commit.forget(transaction, self.feed, gone) if gone else []
+            lines = commit.object_lines(transaction, f"o.feed = {self._name} and o.version = {version}")
+            forgotten_lines = (
+                {"kind": commit.GONE, "feed": self.feed.name, "object_id": identifier} for identifier in forgotten
+            )
+            header = {"asset": self._asset, "run_id": run_id}
+            write_log(self.registry.storage, self.registry.name, version, header, [*lines, *forgotten_lines])
+        return version
 
+    @property
+    def _asset(self) -> str:
+        return f"ingested_{self.feed.name}"
 
-def _upgraded(table: "pa.Table", version: int) -> "pa.Table":
-    """A catalog of version 0.1.0, which knew neither digests nor failures: all days last changed in this version."""
-    known = query(
+    def _failures(
+        self, transaction: "Transaction", unfetched: Sequence[Unfetched], now: datetime
+    ) -> list[tuple[Unfetched, Failure]]:
+        reader = transaction.stream(self._entries_sql(_of([item.key for item in unfetched])))
+        earlier = {entry.key: entry.failure for batch in reader for entry in map(_to_entry, batch.to_pylist())}
+        return [(item, Failure.after(earlier.get(item.key), item.etag, item.error, now)) for item in unfetched]
+
+    def _fetch(self, sql: str) -> list[tuple[Any, ...]]:
+        self.open()
+        with self.registry.database.transaction() as transaction:
+            return transaction.fetch(sql)
+
+    def _entries(self, condition: str) -> Iterator[Entry]:
+        self.open()
+        with self.registry.database.query(self._entries_sql(condition)) as reader:
+            for batch in reader:
+                yield from map(_to_entry, batch.to_pylist())
+
+    def _entries_sql(self, condition: str) -> str:
+        return f"""
+            select o.key, o.etag, o.last_modified, o.size, o.start_date, o.error, o.lines, o.blank, o.header,
+              o.rejected::text as rejected, o.rejects_path, o.failed_etag, o.failed_error, o.failed_attempts,
+              o.retry_at,
+              (select jsonb_agg(jsonb_build_array(b.day, b.rows, b.digest, b.path, b.file_rows, b.file_size)
+                order by b.day)::text from pipeline.ingested_days b where {_BROUGHT}) as days
+            from pipeline.ingested_objects o where o.feed = {self._name} and {condition} order by o.key collate "C"
         """
-        select * replace (list_transform(days,
-            d -> {'day': d.day, 'rows': d.rows, 'digest': null::varchar, 'version': $version::bigint}) as days),
-          null::struct(etag varchar, error varchar, attempts bigint, retry_at timestamptz) as failure
-        from old
-        """,
-        {"version": version},
-        old=table,
-    )
-    return known.select(_schema().names).cast(_schema())
 
 
-def _to_row(entry: Entry) -> dict[str, Any]:
-    row: dict[str, Any] = {name: getattr(entry, name) for name in _schema().names}
-    row["rejected"] = [{"reason": reason, "lines": lines} for reason, lines in sorted(entry.rejected.items())]
-    row["days"] = [
-        {"day": day, "rows": rows, "digest": entry.digests[day], "version": None}
-        for day, rows in sorted(entry.days.items())
-    ]
-    row["failure"] = asdict(entry.failure) if entry.failure else None
-    return row
+_NEWEST = "(select coalesce(max(version), 0) as version from pipeline.lake_commits)"
+_BROUGHT = "b.feed = o.feed and b.object_id = o.object_id and b.rows > 0"
+
+
+def _of(keys: Sequence[str]) -> str:
+    ids = ", ".join(f"'\\x{object_id(key).hex()}'" for key in keys)
+    return f"o.object_id in ({ids})"
+
+
+def _among(days: Sequence[date], column: str = "day") -> str:
+    named = ", ".join(f"'{day}'" for day in days)
+    return f"{column} in ({named})" if days else "false"
 
 
 def _to_entry(row: dict[str, Any]) -> Entry:
-    there = [item for item in row["days"] if item["rows"]]
+    failure = None
+    if row["failed_etag"] is not None:
+        failure = Failure(row["failed_etag"], row["failed_error"], row["failed_attempts"], row["retry_at"])
+    days = {
+        date.fromisoformat(day): ObjectDay(rows, digest, LakeFile(path, file_rows, file_size))
+        for day, rows, digest, path, file_rows, file_size in json.loads(row["days"] or "[]")
+    }
+    plain = ("key", "etag", "last_modified", "size", "start_date", "error", "lines", "blank", "header", "rejects_path")
     return Entry(
-        **row
-        | {
-            "rejected": {item["reason"]: item["lines"] for item in row["rejected"]},
-            "days": {item["day"]: item["rows"] for item in there},
-            "digests": {item["day"]: item["digest"] for item in there},
-            "failure": Failure(**row["failure"]) if row["failure"] else None,
-        }
+        **{name: row[name] for name in plain},
+        rejected=dict(sorted(json.loads(row["rejected"]).items())),
+        days=days,
+        failure=failure,
     )

@@ -1,16 +1,17 @@
-"""Gather the rows of a day from the fragments that hold them."""
+"""What a day of raw is made of: the part files that have its rows, or one new file of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-import narwhals as nw
-
+from user_pipeline.ingest import commit
 from user_pipeline.ingest.feeds import Feed
-from user_pipeline.ingest.manifest import Catalog, fragment_path
-from user_pipeline.lake.transfer import fetch
-from user_pipeline.transforms import Frame
+from user_pipeline.ingest.manifest import DayParts, Manifest
+from user_pipeline.lake.log import write_log
+from user_pipeline.lake.registry import LakeFile, begin_commit, partition_lines, register
+from user_pipeline.lake.transfer import fetch_all
 
 if TYPE_CHECKING:
     import duckdb
@@ -18,79 +19,133 @@ if TYPE_CHECKING:
     from user_pipeline.engines.duckdb import Engine
     from user_pipeline.resources.storage import ObjectStorage
 
-_FETCHES = 8
-"""So many fragments are fetched from a bucket at once: most of it is waiting."""
+MOST_FILES = 8
+"""A day of more part files is written anew: whoever reads it would wait for each of them."""
 _TYPES = {"ts": "timestamp", "updated_at": "timestamp", "user_id": "bigint", "source_line": "bigint"}
 
 
-class Days(Mapping[str, Frame]):
-    """The rows of some days, a lazy frame each, gathered when it is asked for.
+@dataclass(frozen=True, slots=True)
+class RawDay:
+    """What a day of raw is to be made of.
 
-    By day as YYYY-MM-DD: the feed's own columns, ``source_object`` string and ``source_line`` int64, in the
-    order of the last two; no rows for a day without any. A frame can be read until the next one is asked
-    for: of a long range only one day at a time is on the local disk.
+    Attributes:
+        as_of: the newest commit to the staging database when this was so.
+        rows: how many rows it has.
+        pinned: the part files that have them, if every row of these counts.
+        written: otherwise a new local file of the day's rows.
+        rewritten: whether ``written`` has rows of part files; an empty day has a file, too.
     """
 
-    def __init__(
-        self, feed: Feed, catalog: Catalog, storage: "ObjectStorage", engine: "Engine", days: Sequence[date]
-    ) -> None:
-        self._feed = feed
-        self._storage = storage
-        self._connection = engine.connect()
-        self._batches = catalog.batches(days)
-        self._scratch = engine.new_scratch("gather")
+    as_of: int
+    rows: int
+    pinned: Sequence[LakeFile] = ()
+    written: Path | None = None
+    rewritten: bool = False
 
-    def __getitem__(self, key: str) -> Frame:
-        day = date.fromisoformat(key)
-        batches = self._batches[day]
-        files = self._fetch([fragment_path(self._feed, day, batch) for batch in batches])
-        current = [(file, key) for file, keys in zip(files, batches.values(), strict=True) for key in keys]
-        return nw.from_native(_rows(self._connection, current) if current else _empty(self._connection, self._feed))
 
-    def __iter__(self) -> Iterator[str]:
-        return (day.isoformat() for day in self._batches)
+def raw_day(manifest: Manifest, engine: "Engine", day: date, parts: DayParts) -> RawDay:
+    """Work out what a day is to be made of, and write its rows anew where that has to be.
 
-    def __len__(self) -> int:
-        return len(self._batches)
+    Args:
+        manifest: what is known of the feed's objects.
+        engine: reads and writes.
+        day: the day.
+        parts: where the manifest says that its rows are.
+    """
+    if 0 < len(parts.parts) <= MOST_FILES and all(part.counted == part.file.rows for part in parts.parts):
+        return RawDay(parts.as_of, parts.rows, [part.file for part in parts.parts])
+    found = manifest.objects(day)
+    target = engine.new_scratch("raw") / f"{day}.parquet"
+    rows = _write(manifest.feed, manifest.registry.storage, engine, found.objects, target)
+    return RawDay(found.as_of, rows, written=target, rewritten=bool(found.objects))
 
-    def _fetch(self, paths: list[str]) -> list[str]:
-        """The fragments as local files; from a bucket several are fetched at once."""
-        for file in self._scratch.iterdir():
+
+def _write(
+    feed: Feed, storage: "ObjectStorage", engine: "Engine", objects: Sequence[tuple[str, str]], target: Path
+) -> int:
+    """Write the rows of objects to a local file.
+
+    Args:
+        feed: the feed.
+        storage: has the lake.
+        engine: reads and writes.
+        objects: the part file and the key of each.
+        target: the file.
+
+    Returns:
+        how many there are.
+    """
+    paths = sorted({path for path, _ in objects})
+    fetched = fetch_all(storage, [LakeFile(path, 0, 0) for path in paths], engine.new_scratch("parts"))
+    local = dict(zip(paths, fetched, strict=True))
+    with engine.connect() as connection:
+        pairs = [(str(local[path]), key) for path, key in objects]
+        relation = _rows(connection, pairs) if pairs else _no_rows(connection, feed)
+        relation.write_parquet(str(target), compression="zstd")
+        [(rows,)] = connection.read_parquet(str(target)).aggregate("count(*)").fetchall()
+    for file in fetched:
+        # A lake in a directory has files as well.
+        if file.is_relative_to(engine.scratch):
             file.unlink()
-
-        def fetched(path: str) -> str:
-            return str(fetch(self._storage, path, self._scratch / path.rpartition("/")[-1]))
-
-        with ThreadPoolExecutor(_FETCHES) as pool:
-            return list(pool.map(fetched, paths))
+    return int(rows)
 
 
 def _rows(connection: "duckdb.DuckDBPyConnection", current: list[tuple[str, str]]) -> "duckdb.DuckDBPyRelation":
-    """The rows of fragments whose objects were not read again since: of pairs of a file and an object in it.
-
-    One plan of one size, however many fragments there are.
-    """
+    """The rows of pairs of a part file and an object in it: one plan of one size, however many there are."""
     import pyarrow as pa
 
     files, objects = zip(*current, strict=True)
     wanted = connection.from_arrow(pa.table({"filename": files, "source_object": objects}))
     return (
         connection.read_parquet(sorted(set(files)), filename=True, hive_partitioning=False)
-        .set_alias("fragments")
+        .set_alias("parts")
         .join(
             wanted.set_alias("wanted"),
-            "fragments.filename = wanted.filename and fragments.source_object = wanted.source_object",
+            "parts.filename = wanted.filename and parts.source_object = wanted.source_object",
             how="semi",
         )
         .project("* exclude (filename)")
-        .order("source_object, source_line")
     )
 
 
-def _empty(connection: "duckdb.DuckDBPyConnection", feed: Feed) -> "duckdb.DuckDBPyRelation":
+def _no_rows(connection: "duckdb.DuckDBPyConnection", feed: Feed) -> "duckdb.DuckDBPyRelation":
     columns = (*feed.columns, "source_object", "source_line")
     return connection.sql(
         "select "
         + ", ".join(f"null::{_TYPES.get(column, 'varchar')} as {column}" for column in columns)
         + " where false"
     )
+
+
+def commit_raw_days(
+    manifest: Manifest, days: Mapping[date, RawDay], stored: Mapping[date, LakeFile], run_id: str
+) -> None:
+    """Register what some days of raw are made of, in one transaction.
+
+    Of a day that was written anew the manifest then names the new file in the place of its part files, unless its rows
+    have changed meanwhile. Such a day gets the version of what it was made from: so it is older than the change.
+
+    Args:
+        manifest: what is known of the feed's objects.
+        days: by day, what it is made of.
+        stored: the files of the lake that the days written anew are in.
+        run_id: who made them.
+    """
+    manifest.open()
+    registry, feed, asset = manifest.registry, manifest.feed, f"raw_{manifest.feed.name}"
+    files = {day: [stored[day]] if day in stored else list(made.pinned) for day, made in days.items()}
+    lines: list[dict[str, object]] = []
+    with registry.database.transaction() as transaction:
+        version = begin_commit(transaction, asset, run_id)
+        changed = manifest.changes_in(transaction, min(made.as_of for made in days.values()), list(days))
+        by_version: dict[int, dict[date, list[LakeFile]]] = {}
+        for day, made in days.items():
+            is_changed = changed.get(day, 0) > made.as_of
+            by_version.setdefault(made.as_of if is_changed else version, {})[day] = files[day]
+            if made.rewritten and not is_changed:
+                commit.point_to(transaction, feed, day, stored[day])
+                lines.append(commit.rewritten_line(feed, day, stored[day]))
+        for of, partitions in by_version.items():
+            register(transaction, asset, partitions, of)
+            lines += partition_lines(asset, partitions, of)
+        write_log(registry.storage, registry.name, version, {"asset": asset, "run_id": run_id}, lines)

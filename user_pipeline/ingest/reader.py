@@ -1,30 +1,33 @@
-"""Read what is new in the source: every object once, in passes of bounded size."""
+"""Read what is new in the source: every object once, in ingest batches of bounded size."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 from user_pipeline.errors import PermanentError
-from user_pipeline.ingest.batch import Pass, PublishRejects
+from user_pipeline.ingest.batch import IngestBatch
+from user_pipeline.ingest.entries import Entry
 from user_pipeline.ingest.feeds import Feed
-from user_pipeline.ingest.manifest import Catalog, Entry, Failure
+from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.masking import mask_key
 from user_pipeline.resources.source import Source
 from user_pipeline.settings import ObjectLimits
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pyarrow as pa
 
     from user_pipeline.engines.duckdb import Engine
-    from user_pipeline.resources.object_store import Store
 
 _log = logging.getLogger(__name__)
 
-_PASS_BYTES = 256 * 2**20
-_PASS_OBJECTS = 500
-"""A pass ends with a commit: a crash loses at most one, and a thousand small objects are a few."""
+_BATCH_BYTES = 256 * 2**20
+_BATCH_OBJECTS = 500
+"""A batch ends with a commit: a crash loses at most one, and a thousand small objects are a few."""
 
 
 class UnreadObjectsError(Exception):
@@ -54,23 +57,39 @@ class Ingested:
     """What one look at a feed's folder brought.
 
     Attributes:
-        catalog: the catalog with everything read so far.
-        since: the version of the catalog before that.
-        entries: the objects read now, broken ones included.
-        failing: the objects that could not be fetched now.
+        manifest: what is known of the feed's objects.
+        since: the newest commit to the staging database before that.
         listed: how many objects are in the folder.
+        read: how many objects were read now, broken ones included.
+        lines: how many ``lines``, ``rows``, ``rejected``, ``blank`` and ``header`` lines they have.
+        reasons: rejected lines by reason.
+        broken: the objects that were found broken now.
+        failing: the objects that could not be fetched now.
     """
 
-    catalog: Catalog
-    since: int = 0
+    manifest: Manifest
+    since: int
     listed: int = 0
-    entries: list[Entry] = field(default_factory=list)
+    read: int = 0
+    lines: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    broken: list[Entry] = field(default_factory=list)
     failing: list[Entry] = field(default_factory=list)
 
-    @property
-    def broken(self) -> list[Entry]:
-        """The objects that were found broken now."""
-        return [entry for entry in self.entries if entry.error]
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Count objects that were read."""
+        self.read += len(entries)
+        for entry in entries:
+            self.lines.update(
+                lines=entry.lines,
+                rows=entry.rows,
+                rejected=entry.rejects,
+                blank=entry.blank,
+                header=entry.header,
+            )
+            self.reasons.update(entry.rejected)
+            if entry.error:
+                self.broken.append(entry)
 
     def raise_for_objects(self) -> None:
         """Raise if an object could not be read, unless that is known for long: then it is the checks' to tell.
@@ -81,38 +100,37 @@ class Ingested:
         """
         quick = [entry for entry in self.failing if entry.failure and not entry.failure.is_standing]
         if quick:
-            raise UnreadObjectsError(self.catalog.feed, quick)
+            raise UnreadObjectsError(self.manifest.feed, quick)
         if self.broken:
-            raise BrokenObjectsError(self.catalog.feed, self.broken)
+            raise BrokenObjectsError(self.manifest.feed, self.broken)
 
 
 def read_new_objects(
-    feed: Feed,
+    manifest: Manifest,
     source: Source,
-    lake: "Store",
     engine: "Engine",
     *,
     limits: ObjectLimits,
     start_date: date,
     now: datetime,
-    publish_rejects: PublishRejects,
+    run_id: str,
 ) -> Ingested:
     """Bring every object that is new or changed into the lake.
 
-    For each pass, in this order: fragments, rejects, published rejects, catalog entries. Only the last makes
-    the others count, so a crash at any point leaves the lake as it was before the pass.
+    For each batch, in this order: part files, rejects, and the commit of the manifest, which brings the rejected lines
+    into their table. Only the last makes the others count, so a crash at any point leaves everything as it was before
+    the batch.
 
     Args:
-        feed: which feed.
+        manifest: what is known of the feed's objects; part files and rejects go to its lake.
         source: where its folder is.
-        lake: where fragments, rejects and catalog go.
         engine: parses.
         limits: what one object may hold.
         start_date: events before this day are out of range.
         now: events after the day that follows this moment (UTC) are out of range.
-        publish_rejects: makes rejected lines queryable.
+        run_id: who reads.
 
-    An object that cannot be fetched, or is found broken, is an entry of the result and keeps no other one from
+    An object that cannot be fetched, or is found broken, is told of in the result and keeps no other one from
     being read.
 
     Raises:
@@ -120,50 +138,67 @@ def read_new_objects(
         obstore.exceptions.BaseError: the lake cannot be written to.
         UnreadObjectsError: so many objects in a row could not be fetched that it must be the store.
     """
-    listing = source.list(feed.folder)
-    catalog = Catalog.load(lake, feed)
-    result = Ingested(catalog, since=catalog.version, listed=listing.num_rows)
-    gone = catalog.gone(listing)
+    feed = manifest.feed
+    result = Ingested(manifest, since=manifest.version())
+    unknown = engine.new_scratch("listing") / "unknown.parquet"
+    with manifest.look(source.list(feed.folder)) as look:
+        result.listed = look.listed
+        gone = look.gone()
+        # They may be many, and no connection is to wait until they are read.
+        _spool(look.unknown(start_date), unknown)
 
-    def read(objects: list[dict[str, Any]]) -> tuple[Pass, list[Entry]]:
-        reading = Pass(feed, source, engine, limits=limits, start_date=start_date, now=now)
-        with engine.connect() as connection:
-            return reading, reading.run(connection, objects, lake, publish_rejects)
+    def read(objects: list[dict[str, Any]]) -> IngestBatch:
+        batch = IngestBatch(
+            feed, source, manifest.registry.storage, engine, limits=limits, start_date=start_date, now=now
+        )
+        try:
+            batch.read(objects)
+        except BaseException:
+            batch.close()
+            raise
+        return batch
 
-    for objects in _passes(catalog.unknown(listing, start_date)):
-        for reading, entries in _within_memory(read, objects, engine):
-            failures = _failures(result.catalog, reading.failures, now)
-            if entries or failures:
-                result.catalog = result.catalog.commit(lake, entries, failures)
-                result.entries += entries
-                failing = result.catalog.of([item["path"] for item, _ in failures])
-                result.failing += [entry for entry in failing.values() if entry.failure]
-            if entries:
-                _log.info(
-                    "%s: read %d object(s), %d rows, %d rejected lines",
-                    feed.name,
-                    len(entries),
-                    sum(entry.rows for entry in entries),
-                    sum(entry.rejects for entry in entries),
-                )
-            if reading.gave_up:
-                raise UnreadObjectsError(feed, result.failing)
+    for objects in _batches(unknown):
+        for batch in _within_memory(read, objects, engine):
+            with batch:
+                if batch.entries or batch.unfetched:
+                    manifest.commit(
+                        batch.entries,
+                        batch.rejects(),
+                        run_id=run_id,
+                        now=now,
+                        unfetched=batch.unfetched,
+                    )
+                    result.add(batch.entries)
+                    failing = manifest.of([item.key for item in batch.unfetched])
+                    result.failing += [entry for entry in failing.values() if entry.failure]
+                if batch.entries:
+                    _log.info(
+                        "%s: read %d object(s), %d rows, %d rejected lines",
+                        feed.name,
+                        len(batch.entries),
+                        sum(entry.rows for entry in batch.entries),
+                        sum(entry.rejects for entry in batch.entries),
+                    )
+                if batch.gave_up:
+                    raise UnreadObjectsError(feed, result.failing)
+    unknown.unlink()
     if gone:
-        result.catalog = result.catalog.commit(lake, [], gone=gone)
+        manifest.commit([], run_id=run_id, now=now, gone=gone)
     return result
 
 
 def _within_memory(
-    read: Callable[[list[dict[str, Any]]], tuple[Pass, list[Entry]]], objects: list[dict[str, Any]], engine: "Engine"
-) -> Iterator[tuple[Pass, list[Entry]]]:
-    """Read objects in one pass; one by one if together they take too much memory.
+    read: Callable[[list[dict[str, Any]]], IngestBatch], objects: list[dict[str, Any]], engine: "Engine"
+) -> Iterator[IngestBatch]:
+    """Read objects in one batch; one by one if together they take too much memory.
 
     An object that takes too much alone is a broken one.
     """
     import duckdb
 
     try:
-        yield read(objects)
+        batch = read(objects)
     except (duckdb.OutOfMemoryException, MemoryError):
         if len(objects) == 1 and objects[0]["problem"]:
             raise
@@ -172,25 +207,30 @@ def _within_memory(
             objects = [{**objects[0], "problem": f"reading it takes more memory than {limit}, allows"}]
         for item in objects:
             yield from _within_memory(read, [item], engine)
+    else:
+        yield batch
 
 
-def _failures(
-    catalog: Catalog, failures: list[tuple[dict[str, Any], str]], now: datetime
-) -> list[tuple[dict[str, Any], Failure]]:
-    known = catalog.of([item["path"] for item, _ in failures])
-    earlier = {key: entry.failure for key, entry in known.items()}
-    return [(item, Failure.after(earlier.get(item["path"]), item["e_tag"], error, now)) for item, error in failures]
+def _spool(objects: "pa.RecordBatchReader", file: "Path") -> None:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetWriter(file, objects.schema, compression="zstd") as writer:
+        for batch in objects:
+            writer.write_batch(batch)
 
 
-def _passes(objects: "pa.Table") -> Iterator[list[dict[str, Any]]]:
-    passing: list[dict[str, Any]] = []
+def _batches(file: "Path") -> Iterator[list[dict[str, Any]]]:
+    """The objects of a spooled listing, as many as one batch takes at a time."""
+    import pyarrow.parquet as pq
+
+    waiting: list[dict[str, Any]] = []
     size = 0
-    for batch in objects.to_batches(max_chunksize=1000):
+    for batch in pq.ParquetFile(file).iter_batches(_BATCH_OBJECTS, use_threads=False):
         for item in batch.to_pylist():
-            if passing and (size + item["size"] > _PASS_BYTES or len(passing) == _PASS_OBJECTS):
-                yield passing
-                passing, size = [], 0
-            passing.append(item)
+            if waiting and (size + item["size"] > _BATCH_BYTES or len(waiting) == _BATCH_OBJECTS):
+                yield waiting
+                waiting, size = [], 0
+            waiting.append(item)
             size += item["size"]
-    if passing:
-        yield passing
+    if waiting:
+        yield waiting

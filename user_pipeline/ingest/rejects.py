@@ -3,51 +3,56 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from user_pipeline.ingest.batch import PublishRejects
 from user_pipeline.ingest.feeds import Feed
+from user_pipeline.resources.postgres import literal
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from user_pipeline.resources.postgres import Postgres, Transaction
+    from user_pipeline.resources.postgres import Transaction
 
 
-def publish_rejects(staging: "Postgres") -> PublishRejects:
-    """A function that replaces the rejects of some objects in ``rejected_lines``; see :func:`replace_rejects`."""
+def rejects_schema() -> "pa.Schema":
+    """The columns of rejected lines, as files of the lake have them."""
+    import pyarrow as pa
 
-    def publish(feed: Feed, objects: Sequence[str], rejects: "pa.RecordBatchReader") -> None:
-        replace_rejects(staging, feed, objects, rejects)
-
-    return publish
+    return pa.schema(
+        [("source_object", pa.string()), ("source_line", pa.int64()), ("reason", pa.string()), ("line", pa.string())]
+    )
 
 
 def replace_rejects(
-    staging: "Postgres", feed: Feed, objects: Sequence[str] | None, rejects: "pa.RecordBatchReader"
+    transaction: "Transaction", feed: Feed, objects: Sequence[str] | None, rejects: "pa.RecordBatchReader | None"
 ) -> int:
-    """Replace the rejects of some objects of a feed (None: of all) in ``rejected_lines``, in one transaction.
+    """Replace the rejects of some objects of a feed (None: of all) in ``rejected_lines``; others who do so wait.
 
     The table has ``feed`` text, ``source_object`` text, ``source_line`` bigint, ``reason`` text and ``line`` text.
+
+    Args:
+        transaction: on the staging database.
+        feed: the feed.
+        objects: keys.
+        rejects: the lines that are to be there for these objects; None for no lines.
 
     Returns:
         how many there are now.
     """
     import pyarrow as pa
 
-    with staging.transaction() as transaction:
-        create_rejects(transaction)
-        count = transaction.load("incoming", rejects)
-        condition = "feed = $1"
-        if objects is not None:
-            keys = pa.table({"source_object": pa.array(objects, pa.string())})
-            transaction.load("read_objects", keys.to_reader())
-            condition += " and source_object in (select source_object from read_objects)"
-        transaction.execute("lock table public.rejected_lines in share row exclusive mode")
-        transaction.execute(f"delete from public.rejected_lines where {condition}", (feed.name,))
+    count = 0 if rejects is None else transaction.load("new_rejects", rejects)
+    condition = f"feed = {literal(feed.name)}"
+    if objects is not None:
+        keys = pa.table({"source_object": pa.array(objects, pa.string())})
+        transaction.load("rejecting_objects", keys.to_reader())
+        condition += " and source_object in (select source_object from rejecting_objects)"
+    transaction.execute("lock table public.rejected_lines in share row exclusive mode")
+    transaction.execute(f"delete from public.rejected_lines where {condition}")
+    if rejects is not None:
         transaction.execute(
             "insert into public.rejected_lines (feed, source_object, source_line, reason, line) "
-            "select $1::text, source_object, source_line, reason, line from incoming order by 2, 3",
-            (feed.name,),
+            f"select {literal(feed.name)}, source_object, source_line, reason, line from new_rejects order by 2, 3"
         )
+        transaction.execute("drop table new_rejects")
     return count
 
 

@@ -13,19 +13,16 @@ from user_pipeline.io_managers.metadata import file_metadata, parquet_head, time
 from user_pipeline.io_managers.partitioned import File, Partitioned
 from user_pipeline.lake.registry import LakeFile, Registry
 from user_pipeline.lake.transfer import new_path, put
-from user_pipeline.warehouse.tables import require_day
+from user_pipeline.warehouse.tables import OutsidePartitionError, require_day
 
 if TYPE_CHECKING:
     from user_pipeline.resources.postgres import Transaction
 
 
-class LakeIOManager(LakeFileIOManager):
-    """Parquet files in the lake: ``<folder>/<asset>/date=<day>/<name>.parquet``, registered in a database.
+class RegisteredIOManager(LakeFileIOManager):
+    """Files of the lake that the registry of a database knows as the partitions of assets.
 
-    Assets give the file of each partition of the run, as a :class:`Partitioned` of :class:`File`. The files are stored
-    first; then they are registered, all in one transaction. ``partition_expr`` in the asset's metadata names the column
-    that tells the day of a row: rows of other days are refused. Consumers get the rows of each of their partitions as a
-    lazy frame, by partition key.
+    Consumers get the rows of each of their partitions as a lazy frame, by partition key, in no particular order.
     """
 
     folder: str
@@ -36,14 +33,30 @@ class LakeIOManager(LakeFileIOManager):
         """The registry the partitions are in."""
         return self.lake.registry(self.database)
 
+    def load_input(self, context: dg.InputContext) -> Any:
+        """The rows of each partition the consumer depends on."""
+        days = [date.fromisoformat(key) for key in context.asset_partition_keys]
+        with never_retried():
+            files = self.lake.fetch(self.engine, self.registry, context.asset_key.path[-1], days)
+        return {day.isoformat(): self.engine.read(there) for day, there in files.items()}
+
+
+class LakeIOManager(RegisteredIOManager):
+    """Parquet files in the lake: ``<folder>/<asset>/date=<day>/<name>.parquet``, registered in a database.
+
+    Assets give the file of each partition of the run, as a :class:`Partitioned` of :class:`File`. The files are stored
+    first; then they are registered, all in one transaction. ``partition_expr`` in the asset's metadata names the column
+    that tells the day of a row: rows of other days are refused.
+    """
+
     def handle_output(self, context: dg.OutputContext, obj: Partitioned[File]) -> None:
         """Store the files of the run's partitions and register them."""
         asset = context.asset_key.path[-1]
-        if set(obj) != set(context.asset_partition_keys):
-            raise ValueError(f"{asset} gave the partitions {sorted(obj)}, not those of the run")
         local = {date.fromisoformat(key): file for key, file in sorted(obj.items())}
         taken: dict[str, Any] = {}
         with never_retried():
+            if set(obj) != set(context.asset_partition_keys):
+                raise OutsidePartitionError(f"{asset} gave the partitions {sorted(obj)}, not those of the run")
             for day, file in local.items():
                 require_day(file.path, context.definition_metadata["partition_expr"], day)
             self.registry.open()
@@ -61,8 +74,7 @@ class LakeIOManager(LakeFileIOManager):
         """Bring the rows of the files into what people query, in the transaction that registers them."""
 
     def _store(self, asset: str, day: date, file: File) -> LakeFile:
-        # By the file itself: what is registered without rows counts as nothing when the day is replaced.
-        rows = self.engine.count([file.path])
+        rows = self.engine.count([file.path]) if file.rows is None else file.rows
         return put(self.lake.storage, new_path(f"{self.folder}/{asset}", day), file.path, rows)
 
     def _describe(
@@ -78,10 +90,3 @@ class LakeIOManager(LakeFileIOManager):
             shown = file_metadata(file.path, rows, url, parquet_head(file.path))
             self.add_metadata(context, day.isoformat(), {**shown, **taken, **file.metadata})
             context.log.info("%s: wrote %d rows", stored[day].path, rows)
-
-    def load_input(self, context: dg.InputContext) -> Any:
-        """The rows of each partition the consumer depends on."""
-        days = [date.fromisoformat(key) for key in context.asset_partition_keys]
-        with never_retried():
-            files = self.lake.fetch(self.engine, self.registry, context.asset_key.path[-1], days)
-        return {day.isoformat(): self.engine.read(there) for day, there in files.items()}

@@ -45,7 +45,7 @@ class SnapshotIOManager(LakeFileIOManager):
                     self.lake.storage,
                     new_path(f"{self.folder}/{asset}", day),
                     file.path,
-                    self.engine.count([file.path]),
+                    file.rows or self.engine.count([file.path]),
                 )
                 for day, file in local.items()
             }

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 FORMAT = 2
 """The format of the lake, its logs and the tables that tell of it. Version 0.1.0 of the package had the first one."""
 _PATH = "format.json"
+_FIRST = "catalog"
 
 
 class FormatError(PermanentError):
@@ -60,6 +61,9 @@ def read_identity(storage: "ObjectStorage") -> LakeIdentity | None:
     try:
         content = bytes(storage.lake.get(_PATH).bytes())
     except FileNotFoundError:
+        # The first version had no such object, and a catalog of what it had read.
+        if any(True for page in storage.lake.list(_FIRST, chunk_size=1) for _ in page):
+            raise FormatError(storage.lake_url(_FIRST), 1) from None
         return None
     try:
         found = json.loads(content)

@@ -15,6 +15,7 @@ import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from user_pipeline.lake.identity import FORMAT
@@ -51,7 +52,8 @@ def write_log(
     log = Log(version, f"{_folder(database)}{version:012d}-{uuid.uuid4().hex[:12]}.jsonl.gz")
     content = io.BytesIO()
     with gzip.GzipFile(fileobj=content, mode="wb", compresslevel=6, mtime=0) as file:
-        for line in ({"format": FORMAT, "database": database, "version": version, **header}, *lines):
+        # Lines may be millions, and are read as they are written.
+        for line in chain([{"format": FORMAT, "database": database, "version": version, **header}], lines):
             file.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
     storage.lake.put(log.path, content.getvalue())
     return log

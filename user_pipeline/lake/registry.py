@@ -59,12 +59,17 @@ class Registry:
         name: ``staging`` or ``analytics``; names its logs.
         database: has the registry's tables.
         storage: has the lake.
+
+    Attributes:
+        name: as above.
+        database: as above.
+        storage: as above.
     """
 
     def __init__(self, name: str, database: "Postgres", storage: "ObjectStorage") -> None:
         self.name = name
         self.database = database
-        self._storage = storage
+        self.storage = storage
         self._is_open = False
 
     def open(self) -> None:
@@ -79,24 +84,33 @@ class Registry:
             return
         with self.database.transaction() as transaction:
             create_registry(transaction)
-            self._join(transaction)
+            self.join(transaction)
         self._is_open = True
 
-    def _join(self, transaction: "Transaction") -> None:
+    def join(self, transaction: "Transaction", *, recovering: bool = False) -> None:
+        """Note the lake in a new database, and see that a known one belongs to this lake.
+
+        Args:
+            transaction: on the database.
+            recovering: whether the database is new though it has written to the lake.
+
+        Raises:
+            FormatError, OtherLakeError, LostRegistryError: see :meth:`open`.
+        """
         variable = self.database.database.variable
         known = transaction.fetch("select lake_id, format from pipeline.lake")
         if known and known[0][1] != FORMAT:
             raise FormatError(f"the database of {variable}", known[0][1])
-        if not known and has_logs(self._storage, self.name):
+        if not known and not recovering and has_logs(self.storage, self.name):
             raise LostRegistryError(
-                f"the database of {variable} knows nothing of the lake {self._storage.lake_url('')}, which it has "
+                f"the database of {variable} knows nothing of the lake {self.storage.lake_url('')}, which it has "
                 "written to: it is a new one. `user-pipeline recover` fills it again from the lake."
             )
-        here = ensure_identity(self._storage)
+        here = ensure_identity(self.storage)
         if known and known[0][0] != here.lake_id:
             raise OtherLakeError(
                 f"the database of {variable} belongs to another lake than USER_PIPELINE_LAKE_URL names, "
-                f"{self._storage.lake_url('')}. Set the lake it was filled from, or give this lake empty databases."
+                f"{self.storage.lake_url('')}. Set the lake it was filled from, or give this lake empty databases."
             )
         if not known:
             transaction.execute(
@@ -168,16 +182,8 @@ class Registry:
         """
         version = begin_commit(transaction, asset, run_id)
         register(transaction, asset, partitions, version)
-        told = (
-            {
-                "kind": "partition",
-                "asset": asset,
-                "day": day.isoformat(),
-                "files": [{"path": file.path, "rows": file.rows, "size": file.size} for file in there],
-            }
-            for day, there in partitions.items()
-        )
-        write_log(self._storage, self.name, version, {"asset": asset, "run_id": run_id}, [*told, *lines])
+        told = partition_lines(asset, partitions, version)
+        write_log(self.storage, self.name, version, {"asset": asset, "run_id": run_id}, [*told, *lines])
         return version
 
 
@@ -188,7 +194,12 @@ def create_registry(transaction: "Transaction") -> None:
 
 
 def begin_commit(transaction: "Transaction", asset: str, run_id: str) -> int:
-    """Take the next version of a registry; others that commit wait from now on."""
+    """Take the next version of a registry; others that commit wait from now on.
+
+    Nobody waits for each other forever, because all locks of a transaction are taken in one order: first those on the
+    tables of the schema ``public`` that it changes, then this one; and rows of the other tables of the schema
+    ``pipeline`` are changed only after it.
+    """
     transaction.execute("lock table pipeline.lake_commits in share row exclusive mode")
     [(version,)] = transaction.fetch(
         "insert into pipeline.lake_commits (asset, run_id) values ($1, $2) returning version", (asset, run_id)
@@ -233,6 +244,20 @@ def register(
         (asset, version),
     )
     transaction.execute("drop table committed_days, committed_files")
+
+
+def partition_lines(asset: str, partitions: Mapping[date, Sequence[LakeFile]], version: int) -> list[dict[str, Any]]:
+    """The lines of a log that tell of :func:`register`."""
+    return [
+        {
+            "kind": "partition",
+            "asset": asset,
+            "day": day.isoformat(),
+            "version": version,
+            "files": [{"path": file.path, "rows": file.rows, "size": file.size} for file in there],
+        }
+        for day, there in partitions.items()
+    ]
 
 
 def partitions_in(

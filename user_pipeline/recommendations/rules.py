@@ -113,7 +113,8 @@ def _against_views(
     """The offenders of the rules that are about what was viewed when."""
 
     def keep(table: str, sql: str) -> None:
-        connection.from_arrow(transaction.stream(sql)).create(table)
+        connection.register(f"rows_{table}", transaction.stream(sql))
+        connection.execute(f"create temp table {table} as from rows_{table}")
 
     tables = {"window": views.table(window.first, window.end), "later": views.table(window.end)}
     keep(

@@ -1,19 +1,19 @@
-"""How many users viewed both of two pages, for all pairs of pages, in bounded memory."""
+"""A symmetric number for every pair of pages, such as how many users viewed both, in bounded memory."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csc_array, csr_array, vstack
-
-from user_pipeline.recommender.interactions import Interactions
-from user_pipeline.recommender.parallel import run_blocks
+from scipy.sparse import coo_array, csr_array
 
 # The largest count that fits a cell of two bytes.
 WIDEST = int(np.iinfo(np.uint16).max)
-# How many numbers are summed at a time: few, so that they stay in the cache.
-PIECE = 2**18
+# Pages whose rows are searched at a time: few, so that they stay in the cache.
+ROWS = 32
+Cell: TypeAlias = np.uint16 | np.float32
+Cells: TypeAlias = NDArray[Cell]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +21,11 @@ class CoViews:
     """The symmetric matrix ``G = X'X``, n x n, of a users x pages matrix X with pages in order of popularity.
 
     It is kept in two parts. The rows of the most popular pages, the head, are dense panels of the upper
-    triangle: 2 bytes a cell. What remains, less popular pages among themselves, is the tail: sparse, 8 bytes
-    for each pair of pages that has a viewer in common. The head is all of G if that fits in 4/5 of the memory
-    limit (n^2 bytes: 20,000 pages take 0.4 GB). Otherwise it takes half of the limit, and the tail is held to
-    3/10 by keeping for each page only the pages it was most often viewed with.
+    triangle: 2 bytes a cell for counts, 4 for weighted ones (see :mod:`.order`). What remains, less popular
+    pages among themselves, is the tail: sparse, 8 bytes for each pair of pages that has a viewer in common. The
+    head is all of G if that fits in 4/5 of the memory limit (20,000 pages take 0.4 GB, or 0.8). Otherwise it
+    takes half of the limit, and the tail is held to 3/10 by keeping for each page only the pages it was most
+    often viewed with.
 
     Two bytes suffice because two pages have no more viewers in common than the less popular of them has
     viewers at all. Only pages with more viewers than that, the first few, need a matrix of their own.
@@ -40,10 +41,33 @@ class CoViews:
 
     diagonal: NDArray[np.float64]
     block: int
-    cells: NDArray[np.uint16]
+    cells: Cells
     offset: NDArray[np.int64]
     corner: NDArray[np.float32]
     tail: csr_array
+
+    @classmethod
+    def blank(cls, diagonal: NDArray[np.float64], memory_limit: int, cell: type[Cell]) -> "CoViews":
+        """Zeros off the diagonal, laid out for a memory limit in bytes; no tail yet, but of the right shape."""
+        n = len(diagonal)
+        block = int(np.clip(memory_limit // (256 * max(n, 1)), 1, 256))
+        starts = np.arange(0, n, block)
+        sizes = np.minimum(block, n - starts) * (n - starts)
+        panels, width = len(starts), np.dtype(cell).itemsize
+        if width * sizes.sum() > memory_limit // 5 * 4:
+            panels = int(np.searchsorted(width * np.cumsum(sizes), memory_limit // 2, side="right"))
+        rows = np.arange(min(panels * block, n))
+        first = rows // block * block
+        before = np.cumsum(sizes) - sizes
+        wide = min(len(rows), int(np.count_nonzero(diagonal > WIDEST))) if cell is np.uint16 else 0
+        return cls(
+            diagonal=diagonal,
+            block=block,
+            cells=np.zeros(int(sizes[:panels].sum()), cell),
+            offset=before[rows // block] + (rows - first) * (n - first) - first,
+            corner=np.zeros((wide, wide), np.float32),
+            tail=empty((n - len(rows), n - len(rows))),
+        )
 
     @property
     def n(self) -> int:
@@ -55,7 +79,14 @@ class CoViews:
         """Number of pages whose rows are dense."""
         return len(self.offset)
 
-    def panel(self, start: int) -> NDArray[np.uint16]:
+    def row_ranges(self, most: int = ROWS) -> Iterator[tuple[int, int]]:
+        """Rows to search at a time, none across the border of a panel."""
+        for panel in range(0, self.n, self.block):
+            end = min(panel + self.block, self.n)
+            for start in range(panel, end, most):
+                yield start, min(start + most, end)
+
+    def panel(self, start: int) -> Cells:
         """Rows ``[start, start + block)`` of the head, columns from ``start``; a view."""
         rows, columns = min(self.block, self.n_head - start), self.n - start
         begin = self.offset[start] + start
@@ -100,10 +131,10 @@ class CoViews:
         out[inside] = self.corner[low[inside], high[inside]]
         return out
 
-    def _between(self, low: NDArray[np.int32], high: NDArray[np.int32]) -> NDArray[np.uint16] | NDArray[np.float32]:
+    def _between(self, low: NDArray[np.int32], high: NDArray[np.int32]) -> Cells:
         """The same, of the smaller and the larger page of each pair, but for the corner."""
         if self.n_head == self.n:
-            found: NDArray[np.uint16] = self.cells.take(self.offset[low] + high)
+            found: Cells = self.cells.take(self.offset[low] + high)
             return found
         in_head = low < self.n_head
         values = np.empty(low.shape, np.float32)
@@ -127,9 +158,7 @@ class CoViews:
         first, second = np.triu_indices(k, 1)
         low, high = pages.take(first, axis=1), pages.take(second, axis=1)
         if self.n_head == self.n:
-            values: NDArray[np.uint16] | NDArray[np.float32] = self.cells.take(
-                self.offset[pages].take(first, axis=1) + high
-            )
+            values: Cells = self.cells.take(self.offset[pages].take(first, axis=1) + high)
         else:
             values = self._between(low, high)
         position = np.zeros((k, k), np.intp)
@@ -144,155 +173,32 @@ class CoViews:
         return out
 
 
-def count_co_views(views: Interactions, *, memory_limit: int, n_threads: int | None = None) -> CoViews:
-    """Compute ``X'X`` block by block.
+def tail_limit(n_tail: int, memory_limit: int) -> int:
+    """How many numbers a row of the tail may keep."""
+    # 16 bytes: the parts and the whole made of them exist together for a moment.
+    return max(1, memory_limit * 3 // 10 // (16 * max(n_tail, 1)))
 
-    The time is that of one addition for every pair of pages of every user. Each thread works in about a
-    twentieth of the memory limit beside the result; the input is held twice, by user and by page.
+
+def summed(parts: Iterator[tuple[int, csr_array]], shape: tuple[int, int]) -> csr_array:
+    """Sum pieces of a block of rows into one sparse matrix, in their own precision.
 
     Args:
-        views: users x columns.
-        memory_limit: bytes, see :class:`CoViews`.
-        n_threads: threads to use, every core by default.
-
-    Returns:
-        The counts.
+        parts: a row, and what to add to the rows that begin there; a column may occur more than once in a row.
+        shape: of the block.
     """
-    by_user, by_page = views.matrix, views.matrix.tocsc()
-    n = by_user.shape[1]
-    block = int(np.clip(memory_limit // (256 * max(n, 1)), 1, 256))
-    starts = np.arange(0, n, block)
-    cells = np.minimum(block, n - starts) * (n - starts)
-    panels = len(starts)
-    cell = np.dtype(np.uint16)
-    if cell.itemsize * cells.sum() > memory_limit // 5 * 4:
-        panels = int(np.searchsorted(cell.itemsize * np.cumsum(cells), memory_limit // 2, side="right"))
-    rows = np.arange(min(panels * block, n))
-    first = rows // block * block
-    before = np.cumsum(cells) - cells
-    diagonal = np.diff(by_page.indptr).astype(np.float64)
-    wide = min(len(rows), int(np.count_nonzero(diagonal > WIDEST)))
-    out = CoViews(
-        diagonal=diagonal,
-        block=block,
-        cells=np.zeros(int(cells[:panels].sum()), cell),
-        offset=before[rows // block] + (rows - first) * (n - first) - first,
-        corner=np.zeros((wide, wide), np.float32),
-        tail=empty((n - len(rows), n - len(rows))),
-    )
-    products = _Products(by_user, by_page)
-
-    def fill_panel(task: tuple[int, csr_array]) -> None:
-        start, later = task
-        panel = out.panel(start)
-        for row, part in products.of(start, start + len(panel), start, later):
-            # Only the first of these rows may have been begun by the piece before.
-            begun = panel[row].copy()
-            part.toarray(out=panel[row : row + part.shape[0]])
-            panel[row] += begun
-            if start + row < wide:
-                rows_left = min(part.shape[0], wide - start - row)
-                end = part.indptr[rows_left]
-                wider = csr_array(
-                    (np.ones(end, np.float32), part.indices[:end], part.indptr[: rows_left + 1]),
-                    shape=(rows_left, n - start),
-                )
-                out.corner[start + row : start + row + rows_left, start:] += wider.toarray()[:, : wide - start]
-
-    position = by_user.indptr[:-1].copy()
-
-    def head() -> Iterator[tuple[int, csr_array]]:
-        for start in starts[:panels].tolist():
-            yield start, products.columns_from(position)
-            pairs = slice(by_page.indptr[start], by_page.indptr[min(start + block, n)])
-            position[:] += np.bincount(by_page.indices[pairs], minlength=len(position)).astype(position.dtype)
-
-    for _ in run_blocks(fill_panel, head(), n_threads):
-        pass
-    # Panels hold no columns before their own.
-    out.corner[:] = np.triu(out.corner) + np.triu(out.corner, 1).T
-    if panels == len(starts):
-        return out
-
-    n_head, later = len(rows), products.columns_from(position)
-    # 16 bytes: the parts and the whole made of them exist together for a moment.
-    limit = max(1, memory_limit * 3 // 10 // (16 * (n - n_head)))
-
-    def tail_rows(start: int) -> csr_array:
-        stop = min(start + block, n)
-        parts = list(products.of(start, stop, n_head, later))
-        return largest_in_rows(_summed(parts, (stop - start, n - n_head)), limit)
-
-    tail = vstack(list(run_blocks(tail_rows, starts[panels:].tolist(), n_threads)), format="csr")
-    return replace(out, tail=tail)
-
-
-@dataclass(frozen=True, slots=True)
-class _Products:
-    """Rows of ``X'X`` as the rows of X they are sums of, in pieces of bounded size.
-
-    Attributes:
-        by_user: X, indices sorted.
-        by_page: X by column, indices sorted.
-    """
-
-    by_user: csr_array
-    by_page: csc_array
-
-    def columns_from(self, position: NDArray[np.int32]) -> csr_array:
-        """X cut in two at a place in each of its rows, without copying it.
-
-        Args:
-            position: where to cut, as an index into X's indices, shape ``(n_users,)``.
-
-        Returns:
-            2 n_users x columns: row 2u is what comes before the cut in row u, row 2u + 1 the rest.
-        """
-        bounds = np.empty(2 * len(position) + 1, np.int32)
-        bounds[0::2], bounds[1::2] = self.by_user.indptr, position
-        x = self.by_user
-        return csr_array((x.data, x.indices, bounds), shape=(2 * len(position), x.shape[1]))
-
-    def of(self, start: int, stop: int, first: int, later: csr_array) -> Iterator[tuple[int, csr_array]]:
-        """Rows ``[start, stop)`` and columns ``[first, n)`` of ``X'X``.
-
-        Args:
-            start: first row.
-            stop: row to stop before.
-            first: first column.
-            later: X cut at that column.
-
-        Yields:
-            A row, counted from ``start``, and what to add to the rows that begin there: a matrix in which a
-            column occurs once for each user who contributes to it.
-        """
-        x, bounds = self.by_page, self.by_page.indptr[start : stop + 1]
-        users = x.indices[bounds[0] : bounds[-1]]
-        end = np.cumsum((later.indptr[2:][::2] - later.indptr[1:-1:2])[users], dtype=np.int64)
-        begin = np.concatenate([[0], end])
-        at = 0
-        while at < len(users):
-            to = max(at + 1, int(np.searchsorted(end, begin[at] + PIECE, side="right")))
-            row, last = np.searchsorted(bounds, bounds[0] + np.array([at, to - 1]), side="right") - 1
-            part = later[2 * users[at:to] + 1]
-            data = np.ones(len(part.indices), np.uint16)
-            indptr = begin[np.clip(bounds[row : last + 2] - bounds[0], at, to)] - begin[at]
-            shape = (int(last - row) + 1, x.shape[1] - first)
-            yield (
-                int(row),
-                csr_array((data, part.indices - np.int32(first), indptr.astype(np.int32)), shape=shape),
-            )
-            at = to
-
-
-def _summed(parts: list[tuple[int, csr_array]], shape: tuple[int, int]) -> csr_array:
-    """Sum pieces of a block of rows into one sparse matrix."""
     total = empty(shape)
     for row, part in parts:
         below = shape[0] - row - part.shape[0]
         indptr = np.concatenate([np.zeros(row, np.int32), part.indptr, np.full(below, part.indptr[-1])])
-        total = total + csr_array((part.data.astype(np.float32), part.indices, indptr), shape=shape)
+        total = total + csr_array((part.data, part.indices, indptr), shape=shape)
     return total
+
+
+def add_to(panel: NDArray[Cell | np.float64], row: int, part: csr_array) -> None:
+    """Add one such piece to a dense block, in which rows after the piece's first are zero so far."""
+    begun = panel[row].copy()
+    part.toarray(out=panel[row : row + part.shape[0]])
+    panel[row] += begun
 
 
 def empty(shape: tuple[int, int]) -> csr_array:

@@ -1,21 +1,20 @@
 """Every user's best unseen pages, by learned weights and then by popularity."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array, csr_matrix, diags_array, hstack, vstack
+from scipy.sparse import csr_array, csr_matrix, hstack
 from sparse_dot_topn import sp_matmul_topn
 
 from user_pipeline.recommender.co_views import empty
+from user_pipeline.recommender.defaults import EASE, MEMORY_LIMIT, Parameters
+from user_pipeline.recommender.histories import Histories, trend_of
 from user_pipeline.recommender.interactions import Codes, Interactions
 from user_pipeline.recommender.parallel import threads
-from user_pipeline.recommender.weights import MEMORY_LIMIT
 
 TOP_N = 3
-# What a seen page adds to its own score, far below any sum of weights.
-SEEN = np.float32(-1e9)
 
 
 class Recommendations(NamedTuple):
@@ -39,7 +38,9 @@ class Recommendations(NamedTuple):
 def recommend(
     views: Interactions,
     weights: csr_array,
+    parameters: Parameters = EASE,
     *,
+    discoveries: NDArray[np.integer[Any]] | None = None,
     seen: tuple[Codes, Codes] | None = None,
     top_n: int = TOP_N,
     with_popular: bool = False,
@@ -48,49 +49,60 @@ def recommend(
 ) -> Iterator[Recommendations]:
     """Recommend to every user who has a view, some users at a time.
 
-    A user's scores are ``views @ weights``. The best unseen pages with a positive score come first, ties
-    broken by popularity and then by page code; the most popular unseen pages follow until there are
-    ``top_n``. Only viewed pages are recommended, so a user gets ``min(top_n, unseen columns)`` rows.
+    A user's scores are ``history @ weights``, where a seen page counts ``c + (1 - c) e^-r``, r being 1 for the page
+    viewed last, 2 for the one before and so on, and c ``parameters.long_range``: all count 1 if that is 1. With a trend
+    they are divided by their standard deviation over all pages, which is estimated to 4 % of it where there are more
+    than 256, and ``parameters.trend`` times the discovery trend is added: 10 for the page most often discovered lately,
+    in proportion for others, and nothing below 0.1.
+
+    The best unseen pages with a positive score come first, ties broken by popularity and then by page code; the most
+    popular unseen pages follow until there are ``top_n``. Only viewed pages are recommended, so a user gets
+    ``min(top_n, unseen columns)`` rows.
 
     Args:
-        views: users x columns.
+        views: users x columns; in order if ``parameters.long_range`` is below 1.
         weights: columns x columns with a zero diagonal, from :func:`.fit`.
+        parameters: how to weigh what was seen and the trend.
+        discoveries: how many users viewed each page code for the first time in the last days, shape ``(n_pages,)``;
+            needed for a trend.
         seen: user and page codes of further pairs not to recommend, any order, repeats and pages without a
             column allowed.
         top_n: how many pages a user gets, at most 127.
         with_popular: also tell what popularity alone would recommend, to compare with.
         memory_limit: bytes. Users come in chunks for about a quarter of it, at 64 bytes a view or result,
-            plus 16 bytes a page for each thread.
+            plus 16 bytes a page for each thread. With order or trend a view takes 96.
         n_threads: threads to use, every core by default; the result does not depend on it.
 
     Yields:
         The recommendations of a chunk of users. All chunks together are in order of the user codes.
+
+    Raises:
+        ValueError: an order or discoveries are needed and not there.
     """
     m, n = views.matrix.shape
     if not n:
         return
     earlier = _exclusions(views, seen)
-    blocked = diags_array(np.full(n, SEEN), dtype=np.float32)
-    # Seen before and seen now are columns of one matrix, so that one product scores and excludes.
-    gain = vstack([weights + blocked, blocked], format="csr")
     history = hstack([views.matrix, earlier], format="csr") if earlier.nnz else views.matrix
-    if not earlier.nnz:
-        gain = gain[:n]
+    histories = Histories.of(
+        views, weights, parameters, trend_of(views, parameters, discoveries), has_earlier=earlier.nnz > 0
+    )
     active = np.diff(views.matrix.indptr) > 0
     cost = np.cumsum(64 * (np.diff(history.indptr).astype(np.int64) + top_n + 1))
     start = 0
     while start < m:
         spent = cost[start - 1] if start else 0
         stop = max(start + 1, int(np.searchsorted(cost, spent + memory_limit // 4, side="right")))
-        part = history[start:stop].astype(np.float32)
-        columns = _best(part, gain, top_n, memory_limit=memory_limit, n_threads=n_threads)
+        past = history[start:stop]
+        asked = histories.of_users(past, start, stop, n_threads=n_threads)
+        columns = _best(asked, histories.gain, top_n, memory_limit=memory_limit, n_threads=n_threads)
         scored = np.count_nonzero(columns < n, axis=1)
-        _fill(columns, scored, part, n)
+        _fill(columns, scored, past, n)
         user, position = np.nonzero((columns < n) & active[start:stop, None])
         popular = None
         if with_popular:
             by_popularity = np.full_like(columns, n)
-            _fill(by_popularity, np.zeros_like(scored), part, n)
+            _fill(by_popularity, np.zeros_like(scored), past, n)
             popular = views.pages[by_popularity[user, position]]
         yield Recommendations(
             user=(start + user).astype(np.int32),
@@ -120,8 +132,8 @@ def _best(
     """The columns with the best positive scores.
 
     Args:
-        history: users x what they have seen, float32.
-        gain: what they have seen x columns, float32: scores are ``history @ gain``.
+        history: users x what they have seen, float32 or float64.
+        gain: what they have seen x columns, of the same type: scores are ``history @ gain``.
         top_n: how many columns.
         memory_limit: bytes.
         n_threads: threads to use.
@@ -141,7 +153,7 @@ def _best(
         n_threads=threads(n_threads),
     )
     columns = np.full((history.shape[0], top_n + 1), n, np.int32)
-    scores = np.zeros(columns.shape, np.float32)
+    scores = np.zeros(columns.shape, history.dtype)
     found = np.diff(top.indptr)
     user = np.repeat(np.arange(len(found)), found)
     position = np.arange(len(user)) - top.indptr[user]
@@ -157,7 +169,7 @@ def _best(
     return best
 
 
-def _best_of_all(scores: csr_array, least: NDArray[np.float32], top_n: int) -> NDArray[np.int32]:
+def _best_of_all(scores: csr_array, least: NDArray[np.floating[Any]], top_n: int) -> NDArray[np.int32]:
     """The best columns of rows that have at least ``top_n`` scores of at least ``least``."""
     row = np.repeat(np.arange(scores.shape[0]), np.diff(scores.indptr))
     good = np.flatnonzero(scores.data >= least[row])

@@ -24,7 +24,7 @@ MISSING, EXTRA, DIFFERENT = "missing", "extra", "different"
 NO_SNAPSHOT = "no snapshot"
 KINDS = {
     STALE: "an object of the day was read, or read again, after the day was materialized",
-    LOST: "fragments hold other rows than the catalog says their objects brought",
+    LOST: "part files hold other rows than the manifest says their objects brought",
     NOT_MATERIALIZED: "the table has rows of a day that has no raw partition",
     MISSING: "rows that should be there",
     EXTRA: "rows that should not be there",
@@ -47,13 +47,13 @@ _LONGEST = 200
 
 
 class LakeError(PermanentError):
-    """The lake lacks a file that its catalog counts on."""
+    """The lake lacks a file that the manifest or a registry counts on."""
 
     def __init__(self, file: str) -> None:
         super().__init__(
-            f"{file} is missing, though the lake's catalog counts on it. Restore it from a backup of the lake, or put "
-            "the objects it was read from into the source under other names and materialize their days again: what "
-            "is delivered twice counts once."
+            f"{file} is missing, though the manifest or the registry of files counts on it. Restore it from a backup "
+            "of the lake, or put the objects it was read from into the source under other names and materialize their "
+            "days again: what is delivered twice counts once."
         )
 
 

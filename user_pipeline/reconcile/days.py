@@ -1,10 +1,13 @@
 """What is kept by the day: raw partitions, cleaned rows and daily aggregates."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 
+from user_pipeline.ingest.batch import row_hash
+from user_pipeline.ingest.entries import ObjectDay
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
-from user_pipeline.ingest.manifest import Catalog, fragment_path
+from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.lake.registry import LakeFile
 from user_pipeline.reconcile.comparing import (
     LOST,
@@ -71,11 +74,10 @@ class Days:
         def wanted(days: Iterable[date]) -> list[date]:
             return sorted(day for day in days if (first or day) <= day <= (last or day))
 
-        catalog = Catalog.load(self._work.lake.storage.lake, feed)
-        days = wanted(materialized)
-        batches = catalog.batches(days)
-        for day in days:
-            self._raw(feed, raw, catalog, day, batches[day], materialized[day])
+        manifest = Manifest(feed, staging)
+        versions = staging.versions(raw.table)
+        for day in wanted(materialized):
+            self._raw(manifest, raw, day, materialized[day], versions[day])
             self._work.connection.execute(
                 f"create or replace temp table expected as select distinct {', '.join(feed.columns)} "
                 "from delivered where environment = 'production'"
@@ -93,7 +95,7 @@ class Days:
         table.differences += [
             Difference(NOT_MATERIALIZED, day, in_table[day]) for day in wanted(set(in_table) - set(cleaned))
         ]
-        raw.absent = wanted(self._delivered_days(catalog) - set(materialized))
+        raw.absent = wanted(set(manifest.changes()) - set(materialized))
         return [raw, files, table, daily]
 
     def _files(
@@ -110,80 +112,71 @@ class Days:
         return True
 
     def _raw(
-        self,
-        feed: Feed,
-        comparison: Comparison,
-        catalog: Catalog,
-        day: date,
-        batches: Mapping[str, Sequence[str]],
-        files: Sequence[LakeFile],
+        self, manifest: Manifest, comparison: Comparison, day: date, files: Sequence[LakeFile], version: int
     ) -> None:
-        """Compare a raw partition with the fragments, and leave what the day is to be made of in ``delivered``."""
-        shape = _RAW[feed.name]
+        """Compare a raw day with what was delivered, and leave what the day is to be made of in ``delivered``.
+
+        Args:
+            manifest: says which rows of which part files count.
+            comparison: of the raw asset.
+            day: the day.
+            files: what the raw day is made of.
+            version: the commit that made it so.
+        """
+        shape = _RAW[manifest.feed.name]
         columns = ", ".join(shape.columns)
+        changed = manifest.changes(days=[day]).get(day, 0)
+        brought = {entry.key: entry.days[day] for entry in manifest.entries(day)}
+        keys_by_path: dict[str, list[str]] = defaultdict(list)
+        for key, on_day in brought.items():
+            keys_by_path[on_day.file.path].append(key)
         self._work.empty("delivered", shape)
-        for batch, keys in batches.items():
-            with self._work.file(fragment_path(feed, day, batch)) as file:
+        for path, keys in keys_by_path.items():
+            with self._work.file(path) as file:
                 self._work.connection.execute(
                     f"insert into delivered select {columns} from read_parquet($file, hive_partitioning = false) "
                     "semi join (select unnest($keys::varchar[]) as source_object) using (source_object)",
                     {"file": str(file), "keys": keys},
                 )
-        comparison.differences += self._lost(catalog, day)
+        comparison.differences += self._lost(manifest.feed, day, brought)
         self._work.load_files(shape, [file.path for file in files])
         comparison.days += 1
         found = self._work.compare(shape, "delivered", day, comparison)
-        if found and (objects := self._read_since(feed, day)):
-            found = [Difference(STALE, day, sum(difference.rows for difference in found), some(objects))]
+        if found and changed > version:
+            found = [Difference(STALE, day, sum(difference.rows for difference in found), some(self._differing()))]
             # What is made from the day is right if it fits what the day holds.
             self._work.connection.execute("create or replace temp table delivered as from actual")
         comparison.differences += found
 
-    def _delivered_days(self, catalog: Catalog) -> set[date]:
-        known = catalog.table  # noqa: F841 - DuckDB finds it by name
-        days = "select distinct d.day from (select unnest(days) as d from known)"
-        return {day for (day,) in self._work.connection.execute(days).fetchall()}
+    def _lost(self, feed: Feed, day: date, brought: Mapping[str, ObjectDay]) -> Iterator[Difference]:
+        """Objects whose rows of a day are not as many as the manifest says, or not those."""
+        import duckdb
 
-    def _lost(self, catalog: Catalog, day: date) -> Iterator[Difference]:
-        """Objects whose rows of a day are not as many as the catalog says."""
-        known = catalog.table  # noqa: F841 - DuckDB finds it by name
-        rows = self._work.connection.execute(
-            """
-            select key, d.rows, coalesce(f.rows, 0) as found from (select key, unnest(days) as d from known)
-            left join (select source_object as key, count(*) as rows from delivered group by all) f using (key)
-            where d.day = $day and d.rows <> found order by key
-            """,
-            {"day": day},
-        ).fetchall()
-        if rows:
-            lost = sum(abs(expected - found) for _, expected, found in rows)
-            yield Difference(LOST, day, lost, some([f"{key}: {found} of {n} rows" for key, n, found in rows]))
+        found = {
+            key: (rows, f"{duckdb.__version__}:{digest}")
+            for key, rows, digest in self._work.connection.execute(
+                f"select source_object, count(*), printf('%016x', bit_xor({row_hash(feed)})) "
+                "from delivered group by all"
+            ).fetchall()
+        }
+        lost, examples = 0, []
+        for key, on_day in brought.items():
+            rows, digest = found.get(key, (0, ""))
+            # Another version of the engine may have other hashes.
+            is_comparable = on_day.digest.startswith(f"{duckdb.__version__}:")
+            if rows != on_day.rows:
+                lost += abs(on_day.rows - rows)
+                examples.append(f"{key}: {rows} of {on_day.rows} rows")
+            elif is_comparable and digest != on_day.digest:
+                lost += rows
+                examples.append(f"{key}: other rows")
+        if lost:
+            yield Difference(LOST, day, lost, some(examples))
 
-    def _read_since(self, feed: Feed, day: date) -> list[str]:
-        """The objects that differ between ``actual`` and ``delivered``, if ``actual`` is but an earlier state.
-
-        It is one if all it has of each of these objects is what one pass of the reader found in it. Nothing removes
-        the fragments of earlier passes, so an earlier state can be told from a damaged one, for which there are none.
-        """
+    def _differing(self) -> list[str]:
+        """The objects that ``actual`` and ``delivered`` differ in."""
         differing = "select distinct source_object from differences order by 1"
-        objects = [name for (name,) in self._work.connection.execute(differing).fetchall()]
-        folder = fragment_path(feed, day, "").rpartition("/")[0]
-        paths = [item["path"] for page in self._work.lake.storage.lake.list(folder) for item in page]
-        columns = ", ".join(_RAW[feed.name].columns)
-        # Order does not matter, multiplicity does.
-        digest = f"select source_object, count(*) as n, sum(hash({columns})::hugeint) as digest"
-        self._work.connection.execute(
-            f"create or replace temp table unexplained as {digest} from actual "
-            "semi join differences using (source_object) group by all"
-        )
-        for path in paths:
-            with self._work.file(path) as file:
-                self._work.connection.execute(
-                    f"delete from unexplained u using ({digest} from read_parquet($file, hive_partitioning = false) "
-                    "group by all) f where (u.source_object, u.n, u.digest) = (f.source_object, f.n, f.digest)",
-                    {"file": str(file)},
-                )
-        return [] if self._work.number("unexplained") else objects
+        return [name for (name,) in self._work.connection.execute(differing).fetchall()]
 
 
 def _counts(database: Postgres, table: str, day: str) -> dict[date, int]:

@@ -3,9 +3,11 @@
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from user_pipeline.ingest.feeds import FEEDS, Feed
-from user_pipeline.ingest.manifest import Catalog, rejects_path
-from user_pipeline.ingest.rejects import replace_rejects
+from user_pipeline.ingest.feeds import FEEDS
+from user_pipeline.ingest.manifest import Manifest, restore_manifest
+from user_pipeline.ingest.rejects import create_rejects, rejects_schema, replace_rejects
+from user_pipeline.lake.recover import NotEmptyError, is_empty
+from user_pipeline.lake.recover import recover as recover_registry
 from user_pipeline.lake.transfer import fetch
 from user_pipeline.warehouse.incremental import refresh
 from user_pipeline.warehouse.tables import INCREMENTAL, create_marts
@@ -17,36 +19,44 @@ if TYPE_CHECKING:
 
     from user_pipeline.engines.duckdb import Engine
     from user_pipeline.lake.lake import Lake
-    from user_pipeline.resources.postgres import Postgres
-    from user_pipeline.resources.storage import ObjectStorage
 
 
-def refresh_rejected_lines(storage: "ObjectStorage", engine: "Engine", staging: "Postgres") -> int:
+def refresh_rejected_lines(lake: "Lake", engine: "Engine") -> int:
     """Put the rejects in the lake in the place of all rows of ``rejected_lines``, feed by feed.
 
     Returns:
         how many there are.
     """
-    return sum(replace_rejects(staging, feed, None, _rejects(feed, storage, engine)) for feed in FEEDS)
+    count = 0
+    for feed in FEEDS:
+        manifest = Manifest(feed, lake.staging)
+        manifest.open()
+        with lake.staging.database.transaction() as transaction:
+            create_rejects(transaction)
+            count += replace_rejects(transaction, feed, None, _rejects(manifest, engine))
+    return count
 
 
-def _rejects(feed: Feed, storage: "ObjectStorage", engine: "Engine") -> "pa.RecordBatchReader":
-    """All rejected lines of a feed that count, a batch of the reader at a time."""
+def rejects_files(manifest: Manifest) -> dict[str, list[str]]:
+    """The files of the lake that have the rejected lines of a feed, and the objects whose lines in each count."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for path, key in manifest.rejects_paths():
+        found[path].append(key)
+    return found
+
+
+def _rejects(manifest: Manifest, engine: "Engine") -> "pa.RecordBatchReader":
+    """All rejected lines of a feed that count, a file at a time."""
     import pyarrow as pa
 
-    by_batch: dict[str, list[str]] = defaultdict(list)
-    for entry in Catalog.load(storage.lake, feed).entries():
-        if entry.rejects:
-            by_batch[entry.batch].append(entry.key)
-    schema = pa.schema(
-        [("source_object", pa.string()), ("source_line", pa.int64()), ("reason", pa.string()), ("line", pa.string())]
-    )
+    by_file = rejects_files(manifest)
+    schema = rejects_schema()
 
     def batches() -> "Iterator[pa.RecordBatch]":
         target = engine.new_scratch("rejects") / "rejects.parquet"
         with engine.connect() as connection:
-            for batch, keys in by_batch.items():
-                file = fetch(storage, rejects_path(feed, batch), target)
+            for path, keys in by_file.items():
+                file = fetch(manifest.registry.storage, path, target)
                 yield from connection.execute(
                     f"select {', '.join(schema.names)} from read_parquet($file, hive_partitioning = false) "
                     "where list_contains($keys, source_object)",
@@ -54,6 +64,33 @@ def _rejects(feed: Feed, storage: "ObjectStorage", engine: "Engine") -> "pa.Reco
                 ).to_arrow_reader(10_000)
 
     return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def recover(lake: "Lake", engine: "Engine") -> dict[str, int]:
+    """Fill new databases again from the lake: registries, manifest, rejected lines and incremental tables.
+
+    A database that is not new stays as it is. All other tables come back when their days are materialized.
+
+    Returns:
+        what was filled, and how many there are.
+
+    Raises:
+        NotEmptyError: none of the databases is new.
+    """
+    new = [registry.name for registry in (lake.staging, lake.analytics) if is_empty(registry)]
+    if not new:
+        raise NotEmptyError(
+            "neither database is empty: only new databases are filled from the lake. Of a database that is to be "
+            "filled again, drop the schemas public and pipeline first."
+        )
+    filled = {}
+    if lake.staging.name in new:
+        filled["commits to the staging database"] = recover_registry(lake.staging, restore_manifest)
+        filled["rejected_lines"] = refresh_rejected_lines(lake, engine)
+    if lake.analytics.name in new:
+        filled["commits to the analytics database"] = recover_registry(lake.analytics)
+        filled |= refresh_marts(lake, engine)
+    return filled
 
 
 def refresh_marts(lake: "Lake", engine: "Engine") -> dict[str, int]:

@@ -1,13 +1,13 @@
 """What is kept over all days, made from what :mod:`user_pipeline.reconcile.days` has worked out of each."""
 
-from collections import defaultdict
 from datetime import date
 
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES
-from user_pipeline.ingest.manifest import Catalog, rejects_path
+from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.recommendations.history import History, Window, in_codes, number
 from user_pipeline.recommendations.snapshot import Choices, write_recommendations
 from user_pipeline.reconcile.comparing import NO_SNAPSHOT, Comparison, Difference, LakeError, Recompute, Shape
+from user_pipeline.reconcile.full_refresh import rejects_files
 from user_pipeline.resources.postgres import literal
 from user_pipeline.warehouse.snapshots import served_day
 from user_pipeline.warehouse.tables import exists
@@ -30,12 +30,8 @@ def rejected_lines(work: Recompute) -> Comparison:
     """The table of rejected lines against the rejects in the lake."""
     work.empty("kept.rejects", _REJECTS)
     for feed in (USER_UPDATES, PAGE_VIEWS):
-        by_batch: dict[str, list[str]] = defaultdict(list)
-        for entry in Catalog.load(work.lake.storage.lake, feed).entries():
-            if entry.rejects:
-                by_batch[entry.batch].append(entry.key)
-        for batch, keys in by_batch.items():
-            with work.file(rejects_path(feed, batch)) as file:
+        for path, keys in rejects_files(Manifest(feed, work.lake.staging)).items():
+            with work.file(path) as file:
                 work.connection.execute(
                     "insert into kept.rejects select $feed, source_object, source_line, reason, line "
                     "from read_parquet($file, hive_partitioning = false) where list_contains($keys, source_object)",

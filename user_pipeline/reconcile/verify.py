@@ -1,14 +1,14 @@
 """Does everything stored equal a full recompute? Worked out anew from the lake, and compared row by row.
 
-The catalogs and fragments in the lake are the truth of what was delivered. From them the raw partitions, the cleaned
-rows, the daily aggregates and the tables people query are computed with one plain query each, which share nothing with
-the transforms and the statements that keep the tables. Both are compared: the files of the lake and the tables. A day
-counts as materialized if the registry has its raw partition: that can be told on any machine with the settings,
-whatever Dagster's own storage knows.
+The manifest and the part files of the lake are the truth of what was delivered. From them the raw partitions, the
+cleaned rows, the daily aggregates and the tables people query are computed with one plain query each, which share
+nothing with the transforms and the statements that keep the tables. Both are compared: the files of the lake and the
+tables. A day counts as materialized if the registry has its raw partition: that can be told on any machine with the
+settings, whatever Dagster's own storage knows.
 
 Days go by one at a time; what has to be kept of them is in a database file in the scratch directory, and what
-does not fit into the memory limit is spilled there. It reads while others may write: a day that is redone meanwhile
-may show as a difference, and does not the next time.
+does not fit into the memory limit is spilled there. It reads while others may write: a day that is materialized again
+meanwhile may show as a difference, and does not the next time.
 """
 
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ def verify(
         each table as it is done.
 
     Raises:
-        LakeError: the lake lacks a file that its catalog counts on.
+        LakeError: the lake lacks a file that the manifest or the registry counts on.
     """
     with engine.connect() as connection:
         connection.execute(f"attach {literal(str(engine.new_scratch('verify') / 'verify.duckdb'))} as kept")

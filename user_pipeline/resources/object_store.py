@@ -14,9 +14,11 @@ from user_pipeline.settings import Location
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from obstore.store import LocalStore, S3Store
+    from obstore.store import LocalStore
 
-    Store = LocalStore | S3Store
+    from user_pipeline.resources.bucket_store import BucketStore
+
+    Store = LocalStore | BucketStore
 
 # A wrong endpoint or bucket shows within seconds; a store that is only having a bad minute is waited for.
 _CONNECT_TIMEOUT = timedelta(seconds=5)
@@ -54,7 +56,7 @@ class Bucket:
         client: makes a boto3 client with the same credentials, region and endpoint.
     """
 
-    store: "S3Store"
+    store: "BucketStore"
     client: "Callable[[], S3Client]"
 
 
@@ -101,6 +103,8 @@ def connect_bucket(location: Location, folders: Sequence[str] = ("",)) -> Bucket
     from obstore.auth.boto3 import Boto3CredentialProvider
     from obstore.store import S3Store
 
+    from user_pipeline.resources.bucket_store import BucketStore
+
     _check_encryption(location)
     try:
         core = botocore.session.get_session()
@@ -124,18 +128,20 @@ def connect_bucket(location: Location, folders: Sequence[str] = ("",)) -> Bucket
     region = os.environ.get("AWS_REGION") or session.region_name or "us-east-1"
     config = {"region": region} | ({"endpoint": endpoint} if endpoint else {})
 
-    def store(retry: dict[str, object], **options: object) -> S3Store:
-        return S3Store(
-            bucket,
-            prefix=prefix or None,
-            config=config,  # type: ignore[arg-type]
-            client_options={  # type: ignore[arg-type]
-                "connect_timeout": _CONNECT_TIMEOUT,
-                "allow_http": (endpoint or "").startswith("http://"),
-                **options,
-            },
-            retry_config=retry,  # type: ignore[arg-type]
-            credential_provider=credentials,
+    def store(retry: dict[str, object], **options: object) -> BucketStore:
+        return BucketStore(
+            S3Store(
+                bucket,
+                prefix=prefix or None,
+                config=config,  # type: ignore[arg-type]
+                client_options={  # type: ignore[arg-type]
+                    "connect_timeout": _CONNECT_TIMEOUT,
+                    "allow_http": (endpoint or "").startswith("http://"),
+                    **options,
+                },
+                retry_config=retry,  # type: ignore[arg-type]
+                credential_provider=credentials,
+            )
         )
 
     def client() -> "S3Client":
@@ -167,7 +173,7 @@ def _check_encryption(location: Location) -> None:
         )
 
 
-def _probe(store: "S3Store", location: Location, bucket: str, endpoint: str | None, folder: str) -> None:
+def _probe(store: "BucketStore", location: Location, bucket: str, endpoint: str | None, folder: str) -> None:
     """List one key of a folder, and say in the terms of the settings what keeps that from working.
 
     Raises:
@@ -178,7 +184,7 @@ def _probe(store: "S3Store", location: Location, bucket: str, endpoint: str | No
 
     where = f"AWS_ENDPOINT_URL={endpoint}" if endpoint else "AWS S3"
     try:
-        next(iter(store.list(folder or None, chunk_size=1)), None)
+        next(store.list(folder or None, chunk_size=1), None)
     except InvalidPathError:
         return  # the bucket was listed: somebody's key in it is one that obstore cannot name
     except FileNotFoundError as error:

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from user_pipeline.errors import PermanentError
+from user_pipeline.interrupts import cancelled_by, off_main_thread
 from user_pipeline.settings import Database
 
 if TYPE_CHECKING:
@@ -74,7 +75,9 @@ class Postgres:
         """
         with self._connection() as connection, connection.cursor() as cursor:
             connection.adbc_connection.set_autocommit(False)
-            yield Transaction(cursor)
+            transaction = Transaction(cursor)
+            with self._explained_reads(transaction):
+                yield transaction
             connection.commit()
             connection.adbc_connection.set_autocommit(True)
 
@@ -85,27 +88,20 @@ class Postgres:
         Raises:
             DatabaseError, DatabaseUnavailableError, StatementError: as for :meth:`transaction`.
         """
-        import pyarrow as pa
-
-        failures: list[Exception] = []
         with self._connection() as connection, connection.cursor() as cursor:
-            cursor.execute(sql)
-            reader = cursor.fetch_record_batch()
+            transaction = Transaction(cursor)
+            with self._explained_reads(transaction):
+                yield transaction.stream(sql)
 
-            def batches() -> "Iterator[pa.RecordBatch]":
-                try:
-                    yield from reader
-                except Exception as error:
-                    failures.append(error)
-                    raise
-
-            try:
-                yield pa.RecordBatchReader.from_batches(reader.schema, batches())
-            except Exception:
-                # Whoever reads wraps what the driver says into an error of their own.
-                if failures:
-                    raise self._explained(failures[0]) from None
-                raise
+    @contextmanager
+    def _explained_reads(self, transaction: "Transaction") -> Iterator[None]:
+        """Inside it, an error of rows that were streamed is one of the database, whoever read them and wrapped it."""
+        try:
+            yield
+        except Exception:
+            if transaction.failed_reads:
+                raise self._explained(transaction.failed_reads[0]) from None
+            raise
 
     def close(self) -> None:
         """Close the connections that wait to be used again."""
@@ -119,9 +115,10 @@ class Postgres:
 
         connection = self._reused() or self._connect()
         try:
-            yield connection
-            with connection.cursor() as cursor:
-                cursor.execute("discard temporary")
+            with cancelled_by(connection.adbc_cancel):
+                yield connection
+                with connection.cursor() as cursor:
+                    _execute(cursor, "discard temporary")
         except adbc.Error as error:
             connection.close()
             raise self._explained(error) from None
@@ -139,7 +136,7 @@ class Postgres:
             connection = self._idle.pop()
             try:
                 with connection.cursor() as cursor:
-                    cursor.execute("select 1")
+                    _execute(cursor, "select 1")
             except adbc.Error:
                 connection.close()
             else:
@@ -160,7 +157,7 @@ class Postgres:
             raise (DatabaseError if refused else DatabaseUnavailableError)(message) from None
         with connection.cursor() as cursor:
             # A moment compared with a column without a zone means its UTC clock, whatever the server's zone.
-            cursor.execute("set time zone 'UTC'")
+            _execute(cursor, "set time zone 'UTC'")
         return connection
 
     def _explained(self, error: Any) -> Exception:  # noqa: ANN401 - the driver's error, or Arrow's
@@ -174,20 +171,25 @@ class Postgres:
 
 
 class Transaction:
-    """What can be done inside one transaction."""
+    """What can be done inside one transaction.
+
+    Attributes:
+        failed_reads: the errors of rows that were streamed.
+    """
 
     def __init__(self, cursor: "Cursor") -> None:
         self._cursor = cursor
+        self.failed_reads: list[Exception] = []
 
     def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> int:
         """Run one statement; returns how many rows it touched, or -1 where Postgres does not say."""
-        self._cursor.execute(sql, parameters or None)
+        _execute(self._cursor, sql, parameters)
         return int(self._cursor.rowcount)
 
     def fetch(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         """All rows of one statement."""
-        self._cursor.execute(sql, parameters or None)
-        return [tuple(row) for row in self._cursor.fetchall()]
+        _execute(self._cursor, sql, parameters)
+        return [tuple(row) for row in off_main_thread(self._cursor.fetchall)]
 
     def make_missing(self, relations: Sequence[str], make: Callable[[], object], schema: str = "public") -> None:
         """Have relations made unless all of them are there, by one transaction at a time.
@@ -214,8 +216,19 @@ class Transaction:
 
     def stream(self, sql: str) -> "pa.RecordBatchReader":
         """The rows of one statement as batches, to be read before the next statement runs."""
-        self._cursor.execute(sql)
-        return self._cursor.fetch_record_batch()
+        import pyarrow as pa
+
+        _execute(self._cursor, sql)
+        reader = self._cursor.fetch_record_batch()
+
+        def batches() -> "Iterator[pa.RecordBatch]":
+            try:
+                yield from reader
+            except Exception as error:
+                self.failed_reads.append(error)
+                raise
+
+        return pa.RecordBatchReader.from_batches(reader.schema, batches())
 
     def load(self, table: str, reader: "pa.RecordBatchReader") -> int:
         """COPY batches into a new temporary table; returns the number of rows.
@@ -249,7 +262,7 @@ class Transaction:
 
         watched = pa.RecordBatchReader.from_batches(reader.schema, batches())
         try:
-            return int(self._cursor.adbc_ingest(table, watched, **options))
+            return int(off_main_thread(lambda: self._cursor.adbc_ingest(table, watched, **options)))
         except adbc.Error:
             if failures:
                 raise failures[0] from None
@@ -282,6 +295,11 @@ def quote(identifier: str) -> str:
 def literal(text: str) -> str:
     """A string as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def _execute(cursor: "Cursor", sql: str, parameters: tuple[Any, ...] = ()) -> None:
+    # On the main thread the driver takes SIGINT for itself: the statement ends, and nobody is told why.
+    off_main_thread(lambda: cursor.execute(sql, parameters or None))
 
 
 def _said(text: str) -> str:

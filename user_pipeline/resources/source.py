@@ -5,6 +5,7 @@ keys with an empty, ``.`` or ``..`` part or a control character, and follows lin
 lists buckets here and fetches what obstore cannot, and directories are walked by our own code.
 """
 
+import itertools
 import os
 import re
 import stat
@@ -26,7 +27,8 @@ from user_pipeline.settings import Location
 if TYPE_CHECKING:
     import pyarrow as pa
     from mypy_boto3_s3 import S3Client
-    from obstore.store import S3Store
+
+    from user_pipeline.resources.bucket_store import BucketStore
 
 _READ_BYTES = 4 * 2**20
 _PAGE = 1_000
@@ -53,15 +55,15 @@ class Content:
 class Source(Protocol):
     """A store of objects that are only listed and read."""
 
-    def list(self, folder: str) -> "pa.Table":
-        """The objects below a folder; none if there is no such folder.
+    def list(self, folder: str) -> "pa.RecordBatchReader":
+        """The objects below a folder, as they are found; none if there is no such folder.
 
         Hidden names (a part that starts with ``.`` or ``_``) and empty folder markers are left out.
 
         Returns:
             ``path`` string (the key, from the folder on), ``e_tag`` string, ``size`` int64 (bytes, as stored),
             ``last_modified`` timestamp with zone UTC, ``problem`` string (why it is no object that can be
-            read; null for all others).
+            read; null for all others). Reading them raises what follows.
 
         Raises:
             ObjectStoreError: the store refuses.
@@ -109,22 +111,22 @@ class BucketSource:
         store: fetches all else.
     """
 
-    def __init__(self, location: Location, client: "S3Client", store: "S3Store") -> None:
+    def __init__(self, location: Location, client: "S3Client", store: "BucketStore") -> None:
         self._location = location
         self._client = client
         self._store = store
         self._bucket, _, prefix = location.url.removeprefix("s3://").partition("/")
         self._prefix = f"{prefix}/" if prefix else ""
 
-    def list(self, folder: str) -> "pa.Table":
+    def list(self, folder: str) -> "pa.RecordBatchReader":
         """See :meth:`Source.list`."""
-        return _table(
+        return _in_pages(
             (
-                item["Key"].removeprefix(self._prefix),
+                # Neither Postgres nor any file name can hold a NUL.
+                item["Key"].removeprefix(self._prefix).replace("\0", "\\x00 (NUL)"),
                 item.get("ETag", "").strip('"'),
                 item["Size"],
                 item["LastModified"],
-                # Neither Postgres nor any file name can hold it.
                 "its key holds a NUL character" if "\0" in item["Key"] else None,
             )
             for item in self._objects(f"{self._prefix}{folder}/")
@@ -193,9 +195,9 @@ class DirectorySource:
     def __init__(self, root: Path) -> None:
         self._root = os.path.realpath(root)
 
-    def list(self, folder: str) -> "pa.Table":
+    def list(self, folder: str) -> "pa.RecordBatchReader":
         """See :meth:`Source.list`."""
-        return _table(_Walk(self._root).entries(folder))
+        return _in_pages(_Walk(self._root).entries(folder))
 
     def get(self, key: str) -> Content:
         """See :meth:`Source.get`."""
@@ -334,7 +336,8 @@ def _is_inside(path: str, root: str) -> bool:
     return os.path.commonpath([path, root]) == root
 
 
-def _table(rows: Iterable[_Row]) -> "pa.Table":
+def _in_pages(rows: Iterable[_Row]) -> "pa.RecordBatchReader":
+    """The rows a page at a time: a listing may be of millions."""
     import pyarrow as pa
 
     schema = pa.schema(
@@ -346,21 +349,15 @@ def _table(rows: Iterable[_Row]) -> "pa.Table":
             ("problem", pa.string()),
         ]
     )
-    pages: list[pa.RecordBatch] = []
-    page: list[_Row] = []
 
-    def turn() -> None:
-        columns = zip(*page, strict=True) if page else ([] for _ in schema)
-        arrays = [pa.array(list(column), field.type) for column, field in zip(columns, schema, strict=True)]
-        pages.append(pa.record_batch(arrays, schema=schema))
-        page.clear()
+    def pages() -> "Iterator[pa.RecordBatch]":
+        remaining = iter(rows)
+        while page := list(itertools.islice(remaining, _PAGE)):
+            columns = zip(*page, strict=True)
+            arrays = [pa.array(list(column), field.type) for column, field in zip(columns, schema, strict=True)]
+            yield pa.record_batch(arrays, schema=schema)
 
-    for row in rows:
-        page.append(row)
-        if len(page) == _PAGE:
-            turn()
-    turn()
-    return pa.Table.from_batches(pages, schema)
+    return pa.RecordBatchReader.from_batches(schema, pages())
 
 
 def _as_os_error(error: Any) -> OSError:  # noqa: ANN401 - boto3's two kinds of errors have no common type

@@ -13,14 +13,28 @@ from user_pipeline.cli.main import main
 
 def serve(calls: list[list[str]], at_once: int = 2) -> None:
     """Make the calls, some of them at once."""
+    import adbc_driver_postgresql.dbapi
     import obstore.store
     import pyarrow.dataset
     import pyarrow.parquet
 
     from user_pipeline.ingest.vacuum import vacuum
+    from user_pipeline.lake.lake import Lake
+    from user_pipeline.resources.postgres import Databases
     from user_pipeline.resources.storage import ObjectStorage
 
-    assert all((obstore.store, pyarrow.dataset, pyarrow.parquet, vacuum, ObjectStorage))
+    assert all(
+        (
+            adbc_driver_postgresql.dbapi,
+            Databases,
+            Lake,
+            obstore.store,
+            pyarrow.dataset,
+            pyarrow.parquet,
+            vacuum,
+            ObjectStorage,
+        )
+    )
     codes: list[int] = []
     with tempfile.TemporaryFile() as said:
         running = 0

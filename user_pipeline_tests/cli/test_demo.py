@@ -29,7 +29,7 @@ def user_pipeline(checkout: Path, environment: dict[str, str], *arguments: str) 
 
 def tables(checkout: Path, environment: dict[str, str]) -> list[str]:
     names = {
-        "analytics": ("users", "user_page_views", "user_page_views_daily", "page_recommendations"),
+        "analytics": ("users", "user_page_views", "page_recommendations"),
         "staging": ("user_updates", "page_views", "rejected_lines"),
     }
     return [
@@ -57,8 +57,11 @@ def test_the_demo_shows_the_accounts_and_a_second_one_leaves_the_same_tables(
     for folder in (
         "exports/user_page_views",
         "exports/page_recommendations",
-        "raw_page_views",
-        "raw_user_updates",
+        "raw/page_views",
+        "raw/user_updates",
+        "cleaned/page_views",
+        "daily/user_page_views",
+        "snapshots/page_recommendations",
         "fake_users",
     ):
         days = sorted(path.name for path in (checkout / "data/lake" / folder).iterdir())

@@ -1,5 +1,6 @@
-"""What arrivals call for: once for each change, in few runs, and nothing that a run has in hand."""
+"""What new objects and changed days call for: once for each change, in few runs, and nothing that is in progress."""
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from user_pipeline.defs.automation.change_detection import Plan, Position, may_look_again, plan
+from user_pipeline.defs.automation.change_detection import Plan, SensorCursor, may_look_again, plan
 
 FIRST = date(2017, 4, 1)
 NOON = datetime(2017, 6, 1, 12, tzinfo=UTC)
@@ -21,7 +22,7 @@ def planned(
     changes: Mapping[str, Mapping[date, int]],
     *,
     done: Sequence[tuple[str, date]] = (),
-    busy: Sequence[tuple[date, date]] = (),
+    in_progress: Sequence[tuple[date, date]] = (),
     now: datetime = NOON,
     identity: str = "a",
     most: int = 100,
@@ -29,7 +30,7 @@ def planned(
     return plan(
         changes,
         is_done=lambda feed, of, _: (feed, of) in done,
-        busy=busy,
+        in_progress=in_progress,
         now=now,
         identity=identity,
         most=most,
@@ -51,8 +52,8 @@ def test_a_day_that_is_materialized_with_its_change_calls_for_nothing() -> None:
     assert ranges(made) == [(day(2), day(2))]
 
 
-def test_a_day_that_a_run_has_in_hand_waits() -> None:
-    made = planned({"a": {day(n): 3 for n in range(5)}}, busy=[(day(1), day(2))])
+def test_a_day_that_is_in_progress_waits() -> None:
+    made = planned({"a": {day(n): 3 for n in range(5)}}, in_progress=[(day(1), day(2))])
     assert ranges(made) == [(day(0), day(0)), (day(3), day(4))]
     assert made.waiting == {"a": {day(1): 3, day(2): 3}}
 
@@ -81,7 +82,7 @@ def test_more_ranges_than_asked_for_at_once_wait() -> None:
     assert set(made.waiting["a"]) == {day(6), day(8), day(10), day(12)}
 
 
-def test_a_key_stands_for_days_and_their_changes_in_one_catalog() -> None:
+def test_a_key_stands_for_days_and_their_changes_in_one_lake() -> None:
     changes = {"a": {day(1): 1, day(2): 1}}
     [same] = {planned(changes).calls[0].key, planned(dict(changes)).calls[0].key}
     others = {
@@ -99,22 +100,22 @@ def test_a_key_stands_for_days_and_their_changes_in_one_catalog() -> None:
         st.sampled_from("ab"), st.dictionaries(st.integers(0, 70).map(day), st.integers(1, 9)), max_size=2
     ),
     done=st.sets(st.tuples(st.sampled_from("ab"), st.integers(0, 70).map(day))),
-    busy=st.lists(
+    in_progress=st.lists(
         st.tuples(st.integers(0, 70), st.integers(0, 9)).map(lambda x: (day(x[0]), day(x[0] + x[1]))), max_size=3
     ),
     most=st.integers(1, 5),
 )
 def test_every_change_is_called_for_waits_or_is_done_and_no_other_day_is_touched(
-    changes: dict[str, dict[date, int]], done: set[tuple[str, date]], busy: list[tuple[date, date]], most: int
+    changes: dict[str, dict[date, int]], done: set[tuple[str, date]], in_progress: list[tuple[date, date]], most: int
 ) -> None:
-    made = planned(changes, done=sorted(done), busy=busy, most=most)
+    made = planned(changes, done=sorted(done), in_progress=in_progress, most=most)
     called = [call.first + timedelta(days=n) for call in made.calls for n in range((call.last - call.first).days + 1)]
     assert len(called) == len(set(called))
     open_days = {of for feed, days in changes.items() for of in days if (feed, of) not in done}
     waiting = {of for days in made.waiting.values() for of in days}
     assert set(called) | waiting == open_days
     assert not set(called) & waiting
-    assert not any(first <= of <= last for of in called for first, last in busy)
+    assert not any(first <= of <= last for of in called for first, last in in_progress)
     assert all(
         later.first - earlier.last > timedelta(days=1)
         for earlier, later in zip(made.calls, made.calls[1:], strict=False)
@@ -122,13 +123,14 @@ def test_every_change_is_called_for_waits_or_is_done_and_no_other_day_is_touched
     assert len(made.calls) <= most
 
 
-def test_a_position_survives_its_json_and_starts_anew_with_another_catalog() -> None:
-    position = Position("x", 7, {day(1): 3})
-    assert Position.from_json(position.to_json()) == position
-    assert position.since("x") == position
-    assert position.since("y") == Position("y")
-    assert Position.from_json({}) == Position()
-    assert Position.from_json({"catalog": 1}) == Position()
+def test_a_cursor_survives_its_json_and_starts_anew_with_another_lake() -> None:
+    cursor = SensorCursor("x", 7, {"a": {day(1): 3}, "b": {}})
+    assert SensorCursor.from_json(json.loads(json.dumps(cursor.to_json()))) == cursor
+    assert cursor.since("x") == cursor
+    assert cursor.since("y") == SensorCursor("y")
+    assert SensorCursor.from_json({}) == SensorCursor()
+    # As the first version wrote it, a position for each feed.
+    assert SensorCursor.from_json({"page_views": {"catalog": "x", "version": 1, "waiting": {}}}) == SensorCursor()
 
 
 def test_a_look_that_was_in_vain_is_repeated_ever_later() -> None:

@@ -1,5 +1,6 @@
 """The sensor on a real source, lake and Dagster instance: tick, run what it asks for, tick again."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,10 @@ from user_pipeline import settings
 from user_pipeline.definitions import defs
 from user_pipeline.defs.automation.sensor import new_logs
 from user_pipeline.defs.ingest.data_versions import ingested_key
-from user_pipeline.ingest.feeds import FEEDS, PAGE_VIEWS
-from user_pipeline.ingest.manifest import Catalog
+from user_pipeline.ingest.feeds import PAGE_VIEWS
+from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.resources.storage import ObjectStorage
+from user_pipeline_tests.ingest.reading import ingest, manifest_of
 from user_pipeline_tests.platform import Platform, update, view
 
 RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
@@ -84,7 +86,7 @@ def views(*days: int, url: str = "/a") -> list[dict[str, Any]]:
     return [view(f"2017-04-{day:02}T10:00:00", url) for day in days]
 
 
-def test_new_objects_are_cataloged_and_their_days_are_run_as_ranges(daemon: Daemon) -> None:
+def test_new_objects_are_ingested_and_their_days_are_run_as_ranges(daemon: Daemon) -> None:
     daemon.platform.put_views("PageViews/a", views(1, 2, 3, 7))
     daemon.platform.put("UserUpdates/a", update("2017-04-04T10:00:00"))
     [look] = daemon.tick()
@@ -97,10 +99,10 @@ def test_new_objects_are_cataloged_and_their_days_are_run_as_ranges(daemon: Daem
     assert daemon.run(second).success
     assert daemon.tick() == []
     assert "PageViews: 1 objects, 0 new or changed" in str(daemon.skip_reason)
-    assert len(daemon.platform.table("analytics", "user_page_views_daily")) == 4
+    assert daemon.platform.table("analytics", "user_page_views")[0][3] == 4
 
 
-def test_late_corrected_and_repeated_objects_redo_the_days_that_changed_and_no_others(daemon: Daemon) -> None:
+def test_late_corrected_and_repeated_objects_rematerialize_the_days_that_changed_and_no_others(daemon: Daemon) -> None:
     daemon.platform.put_views("PageViews/a", views(1, 2, 3, 4))
     assert daemon.settle() == ["2017-04-01...2017-04-04"]
     daemon.platform.put_views("PageViews/late", views(2))
@@ -127,7 +129,7 @@ def test_a_thousand_objects_are_a_few_runs(daemon: Daemon) -> None:
     assert (request.tags[RANGE[0]], request.tags[RANGE[1]]) == ("2017-04-01", "2017-04-20")
 
 
-def test_days_that_a_run_cataloged_and_materialized_itself_are_not_asked_for(daemon: Daemon) -> None:
+def test_days_that_a_run_ingested_and_materialized_itself_are_not_asked_for(daemon: Daemon) -> None:
     daemon.platform.put_views("PageViews/a", views(1, 5))
     daemon.platform.materialize("2017-04-01", instance=daemon.instance)
     assert daemon.settle() == ["2017-04-05...2017-04-05"]
@@ -162,7 +164,7 @@ def test_one_look_at_a_time_and_ever_later_while_looks_are_in_vain(
     job = defs.resolve_job_def("ingest_new_objects")
     run = daemon.instance.create_run_for_job(job, tags=dict(look.tags), status=dg.DagsterRunStatus.STARTED)
     assert daemon.tick() == []
-    assert f"run {run.run_id} is cataloging" in str(daemon.skip_reason)
+    assert f"run {run.run_id} is ingesting" in str(daemon.skip_reason)
     # It is killed before it has committed anything.
     daemon.instance.report_run_failed(run)
     assert daemon.tick() == []
@@ -201,8 +203,7 @@ def test_an_object_that_cannot_be_fetched_blocks_no_other_and_is_reported_until_
     [look] = daemon.tick()
     # Three attempts fail, and have the step try again; then it goes on without the object.
     assert daemon.run(look).success
-    catalog = Catalog.load(daemon.platform.storage.lake, PAGE_VIEWS)
-    failure = catalog.of(["PageViews/secret"])["PageViews/secret"].failure
+    failure = manifest_of(daemon.platform).of(["PageViews/secret"])["PageViews/secret"].failure
     assert failure is not None
     assert (failure.attempts, failure.is_standing) == (4, True)
     assert "no permission" in failure.error
@@ -226,10 +227,10 @@ def test_an_object_that_cannot_be_fetched_blocks_no_other_and_is_reported_until_
     assert daemon.platform.rows("staging", "select count(*) from page_views") == [(2,)]
 
 
-def test_a_day_whose_input_changed_is_shown_as_stale_until_it_is_redone(daemon: Daemon) -> None:
+def test_a_day_whose_input_changed_is_shown_as_stale_until_it_is_rematerialized(daemon: Daemon) -> None:
     days = ("2017-04-01", "2017-04-02", "2017-04-03")
     daemon.platform.put_views("PageViews/a", views(1, 2, 3))
-    # A run that catalogs for itself is not stale by what it reads.
+    # A run that ingests for itself is not stale by what it reads.
     daemon.platform.materialize(days[0], days[-1], instance=daemon.instance)
     assert daemon.stale("raw_page_views", *days) == []
     daemon.platform.put_views("PageViews/late", views(2))
@@ -254,7 +255,7 @@ def test_a_change_that_dagster_was_not_told_of_is_told_by_the_sensor(
     daemon.settle()
     daemon.platform.put_views("PageViews/late", views(1))
     with monkeypatch.context() as patch:
-        # The catalog is committed, and then the run ends.
+        # The manifest is committed, and then the run ends.
         patch.setattr("user_pipeline.defs.ingest.assets.unreported_days", killed)
         job = defs.resolve_job_def("ingest_new_objects")
         assert not job.execute_in_process(instance=daemon.instance, raise_on_error=False).success
@@ -266,9 +267,11 @@ def test_a_change_that_dagster_was_not_told_of_is_told_by_the_sensor(
 def test_a_new_lake_is_a_new_beginning(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     daemon.platform.put_views("PageViews/a", views(1))
     assert daemon.settle() == ["2017-04-01...2017-04-01"]
-    for feed in FEEDS:
-        for path in daemon.platform.lake_files(f"catalog/{feed.name}"):
-            (daemon.platform.root / "lake" / path).unlink()
+    shutil.rmtree(daemon.platform.root / "lake")
+    for database in (daemon.platform.staging, daemon.platform.analytics):
+        with database.transaction() as transaction:
+            transaction.execute("drop schema public, pipeline cascade")
+            transaction.execute("create schema public")
     # What earlier looks wanted in vain does not count against the first look at a new lake for long.
     monkeypatch.setattr("user_pipeline.defs.automation.sensor.may_look_again", lambda *_: True)
     assert daemon.settle() == ["2017-04-01...2017-04-01"]
@@ -282,3 +285,37 @@ def test_days_before_the_start_date_are_not_asked_for(daemon: Daemon, monkeypatc
     settings.current.cache_clear()
     [request] = daemon.tick()
     assert request.partition_key == "2017-04-05"
+
+
+def test_a_tick_asks_for_no_entry_of_the_manifest(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon.platform.put_views("PageViews/a", views(1))
+    daemon.settle()
+    daemon.platform.put_views("PageViews/b", views(2))
+
+    def asked(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(Manifest, "_entries", asked)
+    [look] = daemon.tick()
+    assert look.job_name == "ingest_new_objects"
+
+
+def test_a_change_that_is_committed_during_a_tick_is_seen_by_the_next_one(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon.platform.put_views("PageViews/a", views(1))
+    daemon.settle()
+    changes = Manifest.changes
+
+    def overtaken(self: Manifest, since: int = 0, days: Any = None) -> Any:
+        found = changes(self, since, days)
+        if self.feed == PAGE_VIEWS and days is None:
+            monkeypatch.setattr(Manifest, "changes", changes)
+            daemon.platform.put_views("PageViews/late", views(2))
+            ingest(daemon.platform)
+        return found
+
+    monkeypatch.setattr(Manifest, "changes", overtaken)
+    daemon.tick()
+    [request] = daemon.tick()
+    assert request.partition_key == "2017-04-02"

@@ -18,7 +18,12 @@ from user_pipeline_tests.helm import HELM, RELEASE, code_deployment, image_name,
 
 GUIDE = (CHECKOUT / "docs" / "deploy.md").read_text()
 CERTIFICATE = "/etc/user_pipeline/certificates/rds.pem"
-SECRETS = {"user-pipeline": "pipeline", "user-pipeline-databases": "databases", "user-pipeline-alerts": "alerts"}
+SECRETS = {
+    "user-pipeline": "pipeline",
+    "user-pipeline-staging": "staging",
+    "user-pipeline-analytics": "analytics",
+    "user-pipeline-alerts": "alerts",
+}
 """The files of docs/deploy.md that each secret is made of."""
 
 
@@ -105,12 +110,13 @@ def test_whoever_writes_has_a_volume_for_it_that_goes_with_the_pod(pods: dict[st
 
 def test_a_secret_is_in_those_pods_that_use_it_and_in_no_other(pods: dict[str, V1PodSpec]) -> None:
     assert {name: secrets(pod) for name, pod in pods.items()} == {
-        "code": ["user-pipeline", "user-pipeline-alerts"],
-        "run": ["user-pipeline", "user-pipeline-databases"],
+        "code": ["user-pipeline", "user-pipeline-staging", "user-pipeline-alerts"],
+        "run": ["user-pipeline", "user-pipeline-staging", "user-pipeline-analytics"],
         "webserver": [],
         "daemon": [],
     }
-    assert entries("user-pipeline-databases") == {"USER_PIPELINE_STAGING_URL", "USER_PIPELINE_ANALYTICS_URL"}
+    assert entries("user-pipeline-staging") == {"USER_PIPELINE_STAGING_URL"}
+    assert entries("user-pipeline-analytics") == {"USER_PIPELINE_ANALYTICS_URL"}
     assert entries("user-pipeline-alerts") == {"USER_PIPELINE_ALERT_WEBHOOK_URL"}
     # Who has no webhook makes no secret of it.
     optional = [source.secret_ref for source in pods["code"].containers[0].env_from if source.secret_ref.optional]
@@ -132,7 +138,7 @@ def test_every_setting_reaches_the_pods_that_use_it(pods: dict[str, V1PodSpec], 
         assert not in_secrets & set(values_of(pods[name])), "in the open and in a secret"
         given[name] = in_secrets | set(values_of(pods[name]))
     assert wanted - given["run"] == {"USER_PIPELINE_ALERT_WEBHOOK_URL"}
-    assert wanted - given["code"] == entries("user-pipeline-databases")
+    assert wanted - given["code"] == entries("user-pipeline-analytics")
     assert {"AWS_SERVER_SIDE_ENCRYPTION", "AWS_SSE_KMS_KEY_ID", "AWS_SSE_BUCKET_KEY_ENABLED"} <= given["run"]
     # What is shown in the open is what holds without it.
     shown = {name: value for name, value in values_of(pods["run"]).items() if name.startswith("USER_PIPELINE_")}

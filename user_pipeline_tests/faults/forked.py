@@ -186,8 +186,9 @@ def _prepare() -> Callable[[Run], None]:
     from user_pipeline.definitions import defs
     from user_pipeline.engines.duckdb import Engine
     from user_pipeline.ingest.feeds import FEEDS
+    from user_pipeline.ingest.manifest import Manifest
     from user_pipeline.ingest.reader import read_new_objects
-    from user_pipeline.ingest.rejects import publish_rejects
+    from user_pipeline.lake.lake import Lake
     from user_pipeline.resources.postgres import Databases
     from user_pipeline.resources.storage import ObjectStorage
 
@@ -214,18 +215,17 @@ def _prepare() -> Callable[[Run], None]:
             return
         current = settings.current()
         databases = Databases(current)
+        lake = Lake(ObjectStorage(current), databases)
         for feed in FEEDS:
             with Engine(current) as engine:
-                storage = ObjectStorage(current)
                 read_new_objects(
-                    feed,
-                    storage.source,
-                    storage.lake,
+                    Manifest(feed, lake.staging),
+                    lake.storage.source,
                     engine,
                     limits=current.object_limits,
                     start_date=current.start_date,
                     now=datetime.now(UTC),
-                    publish_rejects=publish_rejects(databases.staging),
+                    run_id="forked",
                 )
         databases.close()
 

@@ -4,7 +4,7 @@ import json
 from datetime import date, timedelta
 
 from user_pipeline.ingest.feeds import FEEDS
-from user_pipeline.ingest.manifest import Catalog
+from user_pipeline.ingest.manifest import Manifest
 from user_pipeline_tests.faults.forked import Parent, Run
 from user_pipeline_tests.faults.states import DAY, State, assert_exact, assert_old_or_new
 from user_pipeline_tests.platform import Platform, update, view
@@ -60,7 +60,7 @@ def test_eight_runs_of_overlapping_ranges(parent: Parent, platform: Platform) ->
 
 
 def test_four_readers_of_the_source_and_four_runs(parent: Parent, platform: Platform) -> None:
-    """As when a sensor catalogs what a run has just met."""
+    """As when a sensor has ingested what a run has just met."""
     for number in range(3):
         state = State.number(number)
         state.deliver(platform)
@@ -68,7 +68,7 @@ def test_four_readers_of_the_source_and_four_runs(parent: Parent, platform: Plat
         assert [run.code for run in ended] == [0] * 8, [run.output for run in ended if run.code]
         assert_exact(platform, state)
     for feed in FEEDS:
-        entries = Catalog.load(platform.storage.lake, feed).entries()
+        entries = list(Manifest(feed, platform.lake.staging).entries())
         delivered = [key for key in (*state.views, *state.updates) if key.startswith(feed.folder)]
         assert [entry.key for entry in entries] == sorted(delivered)
         assert [entry.unaccounted for entry in entries] == [0] * len(entries)

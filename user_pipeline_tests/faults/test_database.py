@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -92,7 +93,7 @@ def place_faults(monkeypatch: pytest.MonkeyPatch, faults: Faults) -> None:
     def faulty_execute(self: Transaction, sql: str, parameters: tuple[Any, ...] = ()) -> int:
         if "insert into public.users as" in sql:
             faults.at("merge of users")
-        if sql.startswith('delete from "public"."user_updates"'):
+        if sql.startswith('delete from public."user_updates"'):
             faults.at("slice of user_updates")
         if "on conflict (user_id, public.url_key(url)" in sql:
             rows = execute(self, sql, parameters)
@@ -171,18 +172,21 @@ def test_a_connection_cut_while_rows_are_read_is_told_as_such(platform: Platform
     database.close()
 
 
-def test_a_spool_that_is_cut_short_is_told_as_such(platform: Platform) -> None:
-    """The way every input of an asset goes: from the database through the engine into a file."""
-    from user_pipeline.io_managers.postgres import PostgresIOManager
-    from user_pipeline.warehouse.replace import Table
+def test_a_table_whose_rows_are_cut_short_is_told_as_such(platform: Platform, tmp_path: Path) -> None:
+    """The way every table that is read goes: from the database into a file."""
+    from user_pipeline.engines.parquet import write_parquet
 
-    with platform.engine() as engine:
-        manager = PostgresIOManager(platform.staging, engine)
-        sql = (
-            "select n, repeat('x', 1000) as text, case when n = 190000 then pg_terminate_backend(pg_backend_pid()) end"
-        )
-        with pytest.raises(DatabaseUnavailableError, match="USER_PIPELINE_STAGING_URL"):
-            manager._spool(f"{sql} as cut from generate_series(1, 200000) n", Table("public", "t"))
+    sql = (
+        "select n, repeat('x', 1000) as text, case when n = 190000 then pg_terminate_backend(pg_backend_pid()) end "
+        "as cut from generate_series(1, 200000) n"
+    )
+
+    def read() -> None:
+        with platform.staging.transaction() as transaction:
+            write_parquet(transaction.stream(sql), tmp_path / "rows.parquet")
+
+    with pytest.raises(DatabaseUnavailableError, match="USER_PIPELINE_STAGING_URL"):
+        read()
 
 
 def test_idle_connections_that_were_cut_are_not_used_again(platform: Platform, postgres: EmbeddedPostgres) -> None:

@@ -1,6 +1,7 @@
 """A run that is killed, wherever it was, leaves the old or the new state, and the next run finishes its work."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from random import Random
 
@@ -39,11 +40,22 @@ def test_killed_at_every_boundary(
     state = State.number(1)
     state.deliver(platform)
     calls = boundaries(parent, platform, tmp_path / "calls")
-    # What all of this is about: both ingests, both slices, both merges, the export.
-    assert {"put fragments", "put rejected", "put catalog", "put raw_page_views", "put exports"} <= set(calls)
-    assert calls.count("load incoming") == 4  # of both feeds: the rejects, and the shape of the slice
-    copied = ["append user_updates", "append page_views", "append users_daily", "append user_page_views_daily"]
-    assert sorted(name for name in calls if name.startswith("append")) == sorted(copied)
+    # What all of this is about: both ingests, a raw day of part files and one that is written anew, both cleaned
+    # tables, both merges, the export.
+    puts = Counter(call for call in calls if call.startswith("put"))
+    assert puts == {
+        "put raw": 5,  # part files of two days of both feeds, and the day of page views
+        "put rejected": 2,
+        "put cleaned": 2,
+        "put daily": 2,
+        "put log": 8,  # of each commit
+        "put exports": 1,
+    }
+    # A log is the last thing before its commit.
+    logged = [number for number, call in enumerate(calls) if call == "put log"]
+    assert {calls[number + 1] for number in logged} == {"commit"}
+    assert {"load listed", "load read_objects", "load read_days", "load new_rejects"} <= set(calls)
+    assert {"append user_updates", "append page_views"} <= set(calls)
     points = [(number, after) for number, name in enumerate(calls) for after in (False, True)]
     if not request.config.getoption("--every-kill"):
         # All that others can see is done by puts and commits; of what is inside a transaction, every eighth.

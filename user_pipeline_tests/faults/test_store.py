@@ -26,11 +26,12 @@ ASSETS = [
 REQUESTS: dict[str, Callable[[str, str], bool]] = {
     "listing the source": lambda method, path: method == "GET" and path.startswith("/source?"),
     "reading an object": lambda method, path: method == "GET" and path.startswith("/source/PageViews/a"),
-    "writing a fragment": lambda method, path: method == "PUT" and "/fragments/" in path,
-    "committing the catalog": lambda method, path: method == "PUT" and "/catalog/" in path,
-    "reading a fragment": lambda method, path: method == "GET" and "/fragments/" in path,
-    "writing a raw partition": lambda method, path: method == "PUT" and "/raw_page_views/" in path,
-    "reading a raw partition": lambda method, path: method == "GET" and "/raw_user_updates/" in path,
+    "writing a part file": lambda method, path: method == "PUT" and "/raw/user_updates/" in path,
+    "writing rejects": lambda method, path: method == "PUT" and "/rejected/" in path,
+    "writing a log": lambda method, path: method == "PUT" and "/log/staging/" in path,
+    "reading part files to write a day anew": lambda method, path: method == "GET" and "/raw/page_views/" in path,
+    "writing a cleaned day": lambda method, path: method == "PUT" and "/cleaned/page_views/" in path,
+    "reading a raw day": lambda method, path: method == "GET" and "/raw/user_updates/" in path,
     "writing an export": lambda method, path: method == "PUT" and "/exports/" in path,
 }
 

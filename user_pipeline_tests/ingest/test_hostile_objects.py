@@ -6,7 +6,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,47 +19,34 @@ from user_pipeline import settings
 from user_pipeline.defs.automation.alerts import message
 from user_pipeline.defs.ingest.checks import no_broken_objects
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
-from user_pipeline.ingest.manifest import Catalog
-from user_pipeline.ingest.reader import Ingested, read_new_objects
-from user_pipeline.ingest.rejects import publish_rejects
 from user_pipeline.io_managers.metadata import preview
 from user_pipeline.masking import mask, mask_emails, mask_key, shorten
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
 from user_pipeline.resources.postgres import _said
 from user_pipeline.settings import Settings
+from user_pipeline_tests.ingest import reading
+from user_pipeline_tests.ingest.reading import Read, manifest_of
 from user_pipeline_tests.platform import Platform, update, view
 from user_pipeline_tests.s3 import Endpoint, s3_endpoint
 
-NOW = datetime(2017, 5, 1, 12, tzinfo=UTC)
 DAY = date(2017, 4, 1)
 GOOD = view("2017-04-01T10:00:00")
 LINE = b'{"ts": "2017-04-01T10:00:00", "url": "/a", "environment": "production", "user_id": 1}\n'
 TEN_MEGABYTES = 10 * 10**6
 
 
-def ingest(platform: Platform, feed: Feed = PAGE_VIEWS, /, **limits: int) -> Ingested:
-    with platform.engine() as engine:
-        return read_new_objects(
-            feed,
-            platform.storage.source,
-            platform.storage.lake,
-            engine,
-            limits=replace(platform.settings.object_limits, **limits),
-            start_date=DAY,
-            now=NOW,
-            publish_rejects=publish_rejects(platform.staging),
-        )
+def ingest(platform: Platform, feed: Feed = PAGE_VIEWS, /, **limits: int) -> Read:
+    return reading.ingest(platform, feed, limits=replace(platform.settings.object_limits, **limits))
 
 
 def rows(platform: Platform, feed: Feed = PAGE_VIEWS) -> dict[str, int]:
     """How many rows each object has brought."""
-    entries = Catalog.load(platform.storage.lake, feed).entries()
-    return {entry.key: entry.rows for entry in entries if not entry.error}
+    return {entry.key: entry.rows for entry in manifest_of(platform, feed).entries() if not entry.error}
 
 
 def broken(platform: Platform, feed: Feed = PAGE_VIEWS) -> dict[str, str]:
     """What is said of each object that cannot be read."""
-    return {entry.key: entry.error or "" for entry in Catalog.load(platform.storage.lake, feed).unread()}
+    return {entry.key: entry.error or "" for entry in manifest_of(platform, feed).unread()}
 
 
 # One long value
@@ -265,12 +252,13 @@ def test_folder_markers_are_skipped_and_keep_no_object_out(on_s3: Platform, s3: 
     deliver(s3, "PageViews/2017/", b"")
     deliver(s3, "PageViews/2018/", b"")
     deliver(s3, "PageViews/2018/a", LINE)
-    listing = on_s3.storage.source.list("PageViews")
+    listing = on_s3.storage.source.list("PageViews").read_all()
     assert sorted(listing["path"].to_pylist()) == ["PageViews/2017", "PageViews/2018/a"]
     assert on_s3.materialize("2017-04-01").success
     assert rows(on_s3) == {"PageViews/2017": 1, "PageViews/2018/a": 1}
-    catalog = Catalog.load(on_s3.storage.lake, PAGE_VIEWS)
-    assert catalog.unknown(on_s3.storage.source.list("PageViews"), DAY).num_rows == 0
+    with manifest_of(on_s3).look(on_s3.storage.source.list("PageViews")) as look:
+        assert look.listed == 2
+        assert look.unknown(DAY).read_all().num_rows == 0
 
 
 def test_a_key_that_ends_in_a_slash_and_holds_something_is_an_object(on_s3: Platform, s3: Endpoint) -> None:
@@ -356,7 +344,7 @@ def test_a_link_that_leads_out_of_the_source_is_not_followed_and_named(platform:
     assert all("leads out of the source directory" in problem for problem in broken(platform).values())
     assert rows(platform) == {"PageViews/a": 1}
     assert platform.table("staging", "rejected_lines") == []
-    result = no_broken_objects(Catalog.load(platform.storage.lake, PAGE_VIEWS))
+    result = no_broken_objects(manifest_of(platform))
     assert not result.passed
     assert result.severity == dg.AssetCheckSeverity.WARN
     assert "PageViews/folder: it is a link that leads out of the source directory" in (result.description or "")

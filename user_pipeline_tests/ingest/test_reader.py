@@ -2,56 +2,21 @@
 
 import gzip
 from collections.abc import Mapping
-from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
-import duckdb
-import pyarrow.parquet as pq
 import pytest
 from obstore.exceptions import GenericError, PermissionDeniedError
 
-from user_pipeline.ingest import batch as one_pass
-from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
+from user_pipeline.ingest import batch as one_batch
+from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES
 from user_pipeline.ingest.lines import cut
-from user_pipeline.ingest.manifest import Catalog
-from user_pipeline.ingest.part_files import Days
-from user_pipeline.ingest.reader import Ingested, UnreadObjectsError, read_new_objects
-from user_pipeline.ingest.rejects import publish_rejects
-from user_pipeline.settings import ObjectLimits
+from user_pipeline.ingest.manifest import Manifest
+from user_pipeline.ingest.reader import UnreadObjectsError
+from user_pipeline_tests.ingest.reading import NOW, Read, ingest, manifest_of, rows
 from user_pipeline_tests.platform import Platform, update, view
 
-NOW = datetime(2017, 5, 1, 12, tzinfo=UTC)
 GOOD = '{"ts": "2017-04-01T10:00:00", "url": "/a", "environment": "production", "user_id": 1}'
-
-
-def ingest(
-    platform: Platform,
-    feed: Feed,
-    now: datetime = NOW,
-    start: date = date(2017, 4, 1),
-    limits: ObjectLimits | None = None,
-) -> Ingested:
-    with platform.engine() as engine:
-        return read_new_objects(
-            feed,
-            platform.storage.source,
-            platform.storage.lake,
-            engine,
-            limits=limits or platform.settings.object_limits,
-            start_date=start,
-            now=now,
-            publish_rejects=publish_rejects(platform.staging),
-        )
-
-
-def rows(platform: Platform, feed: Feed, day: date = date(2017, 4, 1)) -> list[dict[str, Any]]:
-    """The rows of a day, in the order of their lines."""
-    with platform.engine() as engine:
-        catalog = Catalog.load(platform.storage.lake, feed)
-        frame = Days(feed, catalog, platform.storage, engine, [day])[day.isoformat()]
-        found: list[dict[str, Any]] = frame.collect("pyarrow").to_native().to_pylist()
-    return found
 
 
 def reasons(platform: Platform) -> dict[int, str]:
@@ -368,6 +333,17 @@ def test_each_object_is_read_once_and_again_when_it_changes(platform: Platform) 
     assert reasons(platform) == {}
 
 
+def test_objects_of_one_part_file_change_together(platform: Platform) -> None:
+    for key in "abc":
+        platform.put_views(f"PageViews/{key}", [GOOD, "broken"])
+    ingest(platform)
+    for key in "ab":
+        platform.put_views(f"PageViews/{key}", [GOOD, GOOD, "broken"])
+    assert len(ingest(platform).entries) == 2
+    assert len(rows(platform)) == 5
+    assert platform.rows("staging", "select count(*) from pipeline.replaced_files") == [(2,)]
+
+
 def test_a_deleted_object_keeps_what_it_brought(platform: Platform) -> None:
     platform.put_views("PageViews/a", [GOOD])
     ingest(platform, PAGE_VIEWS)
@@ -385,19 +361,19 @@ def test_lines_lost_to_a_later_start_date_come_back_with_an_earlier_one(platform
     assert reasons(platform) == {}
 
 
-def test_a_crash_before_the_catalog_is_written_leaves_nothing_half_seen(
+def test_a_crash_before_the_commit_leaves_nothing_half_seen(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     platform.put_views("PageViews/a", [GOOD, "broken"])
 
-    def crash(*_: object) -> None:
+    def crash(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Catalog, "commit", crash)
+        patch.setattr(Manifest, "commit", crash)
         with pytest.raises(KeyboardInterrupt):
             ingest(platform, PAGE_VIEWS)
-    assert platform.lake_files("fragments") != []
+    assert platform.lake_files("raw/page_views") != []
     assert rows(platform, PAGE_VIEWS) == []
     ingest(platform, PAGE_VIEWS)
     assert len(rows(platform, PAGE_VIEWS)) == 1
@@ -406,26 +382,26 @@ def test_a_crash_before_the_catalog_is_written_leaves_nothing_half_seen(
 
 def test_two_readers_of_the_same_objects_do_no_harm(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     platform.put_views("PageViews/a", [GOOD, "broken"])
-    commit = Catalog.commit
+    commit = Manifest.commit
 
-    def overtaken(self: Catalog, *arguments: Any) -> Catalog:
-        monkeypatch.setattr(Catalog, "commit", commit)
+    def overtaken(self: Manifest, *arguments: Any, **options: Any) -> int:
+        monkeypatch.setattr(Manifest, "commit", commit)
         platform.put_views("PageViews/b", [GOOD])
         ingest(platform, PAGE_VIEWS)  # another run, from beginning to end
-        return commit(self, *arguments)
+        return commit(self, *arguments, **options)
 
-    monkeypatch.setattr(Catalog, "commit", overtaken)
-    ingest(platform, PAGE_VIEWS)
+    monkeypatch.setattr(Manifest, "commit", overtaken)
+    ingest(platform, PAGE_VIEWS, alone=False)
     assert len(rows(platform, PAGE_VIEWS)) == 2
     assert reasons(platform) == {2: "malformed"}
     assert ingest(platform, PAGE_VIEWS).entries == []
 
 
-def test_the_catalog_knows_which_days_changed_since_any_version(platform: Platform) -> None:
+def test_the_manifest_knows_which_days_changed_since_any_version(platform: Platform) -> None:
     first, second, third = date(2017, 4, 1), date(2017, 4, 2), date(2017, 4, 3)
 
     def changes(since: int = 0) -> dict[date, int]:
-        return Catalog.load(platform.storage.lake, PAGE_VIEWS).changes(since)
+        return manifest_of(platform).changes(since)
 
     platform.put_views("PageViews/a", [changed(ts="2017-04-01T10:00:00"), changed(ts="2017-04-02T10:00:00")])
     platform.put_views("PageViews/b", [changed(ts="2017-04-02T10:00:00"), "broken"])
@@ -447,7 +423,7 @@ def test_the_catalog_knows_which_days_changed_since_any_version(platform: Platfo
     ingest(platform, PAGE_VIEWS)
     assert changes(4) == {second: 5, third: 5}
     assert changes() == {first: 4, second: 5, third: 5}
-    assert Catalog.load(platform.storage.lake, PAGE_VIEWS).rows([first, second, third]) == {
+    assert manifest_of(platform).rows([first, second, third]) == {
         first: 0,
         second: 1,
         third: 0,
@@ -460,7 +436,7 @@ def test_equal_rows_on_two_lines_do_not_hide_a_change_of_both(platform: Platform
     other = changed(url="/b")
     platform.put_views("PageViews/a", [other, other])
     ingest(platform, PAGE_VIEWS)
-    assert Catalog.load(platform.storage.lake, PAGE_VIEWS).changes() == {date(2017, 4, 1): 2}
+    assert manifest_of(platform).changes() == {date(2017, 4, 1): 2}
 
 
 class Failing:
@@ -481,18 +457,14 @@ class Failing:
         return getattr(self.store, name)
 
 
-def ingest_from(source: Any, platform: Platform, now: datetime) -> Ingested:
-    with platform.engine() as engine:
-        return read_new_objects(
-            PAGE_VIEWS,
-            source,
-            platform.storage.lake,
-            engine,
-            limits=platform.settings.object_limits,
-            start_date=date(2017, 4, 1),
-            now=now,
-            publish_rejects=publish_rejects(platform.staging),
-        )
+def ingest_from(source: Any, platform: Platform, now: datetime) -> Read:
+    return ingest(platform, now=now, source=source)
+
+
+def unknown(platform: Platform, now: datetime) -> int:
+    """How many objects the sensor would have read at a moment."""
+    with manifest_of(platform).look(platform.storage.source.list(PAGE_VIEWS.folder)) as look:
+        return int(look.unknown(date(2017, 4, 1), now).read_all().num_rows)
 
 
 def test_an_object_that_is_not_given_keeps_what_it_brought_and_is_tried_ever_later(platform: Platform) -> None:
@@ -510,11 +482,9 @@ def test_an_object_that_is_not_given_keeps_what_it_brought_and_is_tried_ever_lat
         assert (entry.rows, entry.rejects) == (1, 1)
         waits.append((entry.failure.retry_at - now) // timedelta(hours=1))
         # A run tries anyway; nothing asks for one before its time.
-        catalog = Catalog.load(platform.storage.lake, PAGE_VIEWS)
-        listing = platform.storage.source.list(PAGE_VIEWS.folder)
         early = entry.failure.retry_at - timedelta(seconds=1)
-        assert catalog.unknown(listing, date(2017, 4, 1), early).num_rows == 0
-        assert catalog.unknown(listing, date(2017, 4, 1), entry.failure.retry_at).num_rows == 1
+        assert unknown(platform, early) == 0
+        assert unknown(platform, entry.failure.retry_at) == 1
         now = entry.failure.retry_at
     assert waits == [0, 0, 0, 1, 2, 4, 8, 16, 24, 24, 24]
     assert len(rows(platform, PAGE_VIEWS)) == 1
@@ -548,39 +518,17 @@ def test_a_failure_does_not_undo_what_another_reader_has_read_meanwhile(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     platform.put_views("PageViews/a", [GOOD])
-    commit = Catalog.commit
+    commit = Manifest.commit
 
-    def overtaken(self: Catalog, *arguments: Any) -> Catalog:
-        monkeypatch.setattr(Catalog, "commit", commit)
+    def overtaken(self: Manifest, *arguments: Any, **options: Any) -> int:
+        monkeypatch.setattr(Manifest, "commit", commit)
         ingest(platform, PAGE_VIEWS)
-        return commit(self, *arguments)
+        return commit(self, *arguments, **options)
 
-    monkeypatch.setattr(Catalog, "commit", overtaken)
+    monkeypatch.setattr(Manifest, "commit", overtaken)
     source = Failing(platform.storage.source, {"PageViews/a": PermissionDeniedError("no")})
-    assert ingest_from(source, platform, NOW).failing == []
+    assert ingest(platform, source=source, alone=False).failing == []
     assert len(rows(platform, PAGE_VIEWS)) == 1
-
-
-def test_a_catalog_of_the_first_version_is_read_and_goes_on(platform: Platform) -> None:
-    platform.put_views("PageViews/a", [GOOD, "broken"])
-    ingest(platform, PAGE_VIEWS)
-    catalog = Catalog.load(platform.storage.lake, PAGE_VIEWS)
-    file = platform.root / "lake/catalog/page_views/000000000001.parquet"
-    old = duckdb.sql(
-        "select * exclude (failure) replace (list_transform(days, d -> {'day': d.day, 'rows': d.rows}) as days) "
-        f"from '{file}'"
-    ).to_arrow_table()
-    file.unlink()
-    pq.write_table(old, file)
-    read = Catalog.load(platform.storage.lake, PAGE_VIEWS)
-    assert [replace(entry, digests={}) for entry in read.entries()] == [
-        replace(entry, digests={}) for entry in catalog.entries()
-    ]
-    assert read.changes() == {date(2017, 4, 1): 1}
-    platform.put_views("PageViews/b", [GOOD])
-    after = ingest(platform, PAGE_VIEWS).catalog
-    assert (bool(read.id), bool(after.id)) == (False, True)
-    assert len(rows(platform, PAGE_VIEWS)) == 2
 
 
 def test_log_lines_name_objects_without_the_addresses_in_their_names(
@@ -597,7 +545,7 @@ def test_log_lines_name_objects_without_the_addresses_in_their_names(
         yield from cut(*arguments, **options)
         platform.put_views(keys[2], [GOOD])
 
-    monkeypatch.setattr(one_pass, "cut", rewritten)
+    monkeypatch.setattr(one_batch, "cut", rewritten)
     ingest(platform, PAGE_VIEWS)
 
     for what in ("was deleted before", "could not be fetched", "changed while it was read"):

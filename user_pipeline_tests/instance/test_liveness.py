@@ -170,8 +170,12 @@ def wait_until(happened: Callable[[], object]) -> None:
 
 
 def holder(name: str, then: str = "import time; time.sleep(1000)") -> subprocess.Popen[str]:
-    """A process that holds a name, and says so."""
-    script = f"from user_pipeline.liveness import hold; print(hold({name!r}, inherited=True), flush=True); {then}"
+    """A process that holds a name, and says so; SIGTERM ends it, whatever the process of the tests made of that."""
+    script = (
+        "import signal; signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM]); "
+        "signal.signal(signal.SIGTERM, signal.SIG_DFL); "
+        f"from user_pipeline.liveness import hold; print(hold({name!r}, inherited=True), flush=True); {then}"
+    )
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "True\n"

@@ -3,17 +3,20 @@ import pytest
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from user_pipeline.recommender import co_views as counting
-from user_pipeline.recommender import weights as weights_module
-from user_pipeline.recommender.co_views import CoViews, count_co_views, largest_in_rows
+from user_pipeline.recommender import co_views as co_views_module
+from user_pipeline.recommender import counting, predictors
+from user_pipeline.recommender.co_views import CoViews, largest_in_rows
+from user_pipeline.recommender.counting import count_co_views
 from user_pipeline.recommender.defaults import NEIGHBOURS
 from user_pipeline.recommender.interactions import Interactions, interactions
-from user_pipeline.recommender.weights import LEAST, Nearest, find_predictors, fit, solve
+from user_pipeline.recommender.predictors import find_predictors
+from user_pipeline.recommender.solve import LEAST, Nearest, solve
+from user_pipeline.recommender.weights import fit
 from user_pipeline_tests.recommender.helpers import dense_ease, random_views, views_of
 
 
 def nearest_pages(co_views: CoViews, neighbours: int) -> Nearest:
-    return weights_module._ascending(weights_module._ranked(co_views, neighbours, n_threads=None))
+    return predictors._ascending(predictors._ranked(co_views, neighbours, n_threads=None))
 
 
 def test_two_pages_by_hand() -> None:
@@ -176,9 +179,9 @@ def test_predictors_explain_sequences_better_than_the_nearest_alone(neighbours: 
 def test_where_few_are_overrated_the_next_nearest_complete_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     views = random_views(3, n_users=300, n_pages=200, n=900)
     co_views = count_co_views(views, memory_limit=2**30)
-    monkeypatch.setattr(weights_module, "STEP", 1)
+    monkeypatch.setattr(predictors, "STEP", 1)
     alone = find_predictors(co_views, 100, 20.0)
-    monkeypatch.setattr(weights_module, "STEP", 15)
+    monkeypatch.setattr(predictors, "STEP", 15)
     completed = find_predictors(co_views, 100, 20.0)
     assert alone is not None
     assert completed is not None
@@ -229,7 +232,7 @@ def test_all_pages_predict_each_in_a_small_catalogue_if_there_is_memory() -> Non
 
 @pytest.mark.parametrize("memory_limit", [2**30, 2**18])
 def test_pairs_of_pages_are_found_wherever_they_are_kept(memory_limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counting, "WIDEST", 100)
+    monkeypatch.setattr(co_views_module, "WIDEST", 100)
     views = random_views(4, n_pages=300)
     gram = (views.matrix.T.astype(np.float64) @ views.matrix).toarray()
     one, other = np.triu_indices(views.matrix.shape[1], 1)

@@ -36,7 +36,7 @@ def test_a_lost_mart_stops_the_run_and_rebuild_brings_it_back(sound: Platform, t
     sql(sound, "analytics", f"{lost} {table}")
     for select in (LOG_PIPELINE, "user_page_views", "page_recommendations"):
         said = failure(sound, select)
-        assert said.startswith(f"the table public.{table} has no rows, but public.{table}_daily")
+        assert said.startswith(f"the table public.{table} has no rows, but the lake has daily aggregates of it")
         assert "`user-pipeline rebuild`" in said
     assert commands(verify().output)[0] == "user-pipeline rebuild"
     assert CliRunner().invoke(main, ["rebuild"]).exit_code == 0
@@ -50,16 +50,13 @@ def test_an_export_of_a_lost_mart_fails_and_is_not_an_empty_file(sound: Platform
 
 
 @pytest.mark.parametrize("table", ["users", "user_page_views"])
-def test_lost_contributions_stop_the_run_and_the_printed_commands_bring_them_back(sound: Platform, table: str) -> None:
+def test_a_lost_registry_of_aggregates_stops_the_run(sound: Platform, table: str) -> None:
     before = sound.table("analytics", table)
-    sql(sound, "analytics", f"drop table {table}_daily")
+    sql(sound, "analytics", f"delete from pipeline.lake_files where asset = '{table}'")
     said = failure(sound)
-    assert said.startswith(f"the table public.{table}_daily has no rows, but public.{table}, which is kept from it")
-    assert "Run `user-pipeline rebuild`, then materialize all days again" in said
-    assert CliRunner().invoke(main, ["rebuild"]).exit_code == 0
-    assert sound.materialize(DAYS[0], DAYS[2]).success
+    assert said.startswith(f"the table public.{table} has rows, but no daily aggregates are registered")
+    assert "user-pipeline recover" in said
     assert sound.table("analytics", table) == before
-    assert verify().exit_code == 0
 
 
 def test_recommendations_that_were_dropped_are_made_again(sound: Platform) -> None:
@@ -70,11 +67,9 @@ def test_recommendations_that_were_dropped_are_made_again(sound: Platform) -> No
 
 
 @pytest.mark.parametrize("table", ["user_updates", "page_views"])
-def test_a_lost_staging_table_is_named_by_who_reads_it_and_materialized_again(sound: Platform, table: str) -> None:
+def test_a_lost_staging_table_stops_nobody_and_is_found_and_made_again(sound: Platform, table: str) -> None:
     sql(sound, "staging", f"drop table {table}")
-    said = failure(sound, "users" if table == "user_updates" else "user_page_views")
-    assert said.startswith(f"the table public.{table} does not exist")
-    assert said.endswith(f"materialize the asset {table} first")
+    assert sound.materialize(DAYS[1], select="users" if table == "user_updates" else "user_page_views").success
     result = verify()
     assert set(findings(result.output)) == {table}
     repair(sound, result.output)

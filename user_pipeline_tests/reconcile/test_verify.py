@@ -4,8 +4,6 @@ import contextlib
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from user_pipeline.cli.main import main
-from user_pipeline.ingest.feeds import FEEDS, PAGE_VIEWS
-from user_pipeline.ingest.manifest import Catalog, fragment_path
+from user_pipeline.ingest.feeds import FEEDS
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
 from user_pipeline_tests.defs.test_checks import rewrite, sql
 from user_pipeline_tests.platform import LOG_PIPELINE, Platform, update, view
@@ -25,7 +22,8 @@ MATERIALIZE = (
     "--select 'group:ingest or group:raw or group:cleaned or group:marts or group:exports' "
 )
 TABLES = (
-    "raw_user_updates", "user_updates", "users_daily", "raw_page_views", "page_views", "user_page_views_daily",
+    "raw_user_updates", "files of user_updates", "user_updates", "files of users",
+    "raw_page_views", "files of page_views", "page_views", "files of user_page_views",
     "rejected_lines", "users", "user_page_views", "page_recommendations",
 )  # fmt: skip
 
@@ -72,7 +70,7 @@ def sound(made: Platform, monkeypatch: pytest.MonkeyPatch) -> Platform:
 @contextlib.contextmanager
 def damaged(platform: Platform, database: str, statements: str) -> Iterator[None]:
     """Run statements, and undo afterwards what they did to tables, without the seconds of a repair."""
-    tables = [name for name in TABLES if re.search(rf"\b{name}\b", statements)]
+    tables = [name for name in TABLES if " " not in name and re.search(rf"\b{name}\b", statements)]
     if statements.startswith("drop table"):
         sql(platform, database, *(f"alter table {name} rename to kept_{name}" for name in tables))
         yield
@@ -132,8 +130,12 @@ def test_a_sound_platform_has_no_differences(sound: Platform) -> None:
     lines = result.output.splitlines()
     assert [line.partition(":")[0] for line in lines[: len(TABLES)]] == list(TABLES)
     assert lines[0] == "raw_user_updates: 3 days, 36 rows: equal"
-    assert lines[3:5] == ["raw_page_views: 3 days, 77 rows: equal", "page_views: 3 days, 47 rows: equal"]
-    assert lines[6:8] == ["rejected_lines: 4 rows: equal", "users: 2 rows: equal"]
+    assert lines[4:7] == [
+        "raw_page_views: 3 days, 77 rows: equal",
+        "files of page_views: 3 days, 47 rows: equal",
+        "page_views: 3 days, 47 rows: equal",
+    ]
+    assert lines[8:10] == ["rejected_lines: 4 rows: equal", "users: 2 rows: equal"]
     assert lines[-1] == "No differences."
     assert sound.lake_files("verify") == []
 
@@ -150,7 +152,7 @@ STAGING: list[tuple[str, str, dict[str, list[str]]]] = [
         {"page_views": ["2017-04-02 missing: 1 rows"]},
     ),
     (
-        "all views of a day, which the contributions show to have been there",
+        "all views of a day",
         "delete from page_views where ts::date = '2017-04-02'",
         {"page_views": ["2017-04-02 missing: 9 rows"]},
     ),
@@ -210,29 +212,9 @@ ANALYTICS: list[tuple[str, str, dict[str, list[str]]]] = [
         {"users": ["different: 1 rows"]},
     ),
     (
-        "the table of users, which the e-mails beside views show to have been there",
+        "the table of users",
         "drop table users",
         {"users": ["missing: 2 rows"]},
-    ),
-    (
-        "a contribution changed, one lost, one made up",
-        (
-            "update user_page_views_daily set count = 7 where day = '2017-04-01' and url = '/2' and user_id = 2; "
-            "delete from user_page_views_daily where day = '2017-04-02' and url = '/3'; "
-            "insert into user_page_views_daily values ('2017-04-02', 9, '/9', 1, '2017-04-02')"
-        ),
-        {
-            "user_page_views_daily": [
-                "2017-04-01 different: 1 rows",
-                "2017-04-02 missing: 1 rows",
-                "2017-04-02 extra: 1 rows",
-            ]
-        },
-    ),
-    (
-        "a contribution of users",
-        "update users_daily set email = 'secret@x.org' where day = '2017-04-03' and user_id = 1",
-        {"users_daily": ["2017-04-03 different: 1 rows"]},
     ),
     (
         "a recommendation changed, one lost, one made up",
@@ -244,19 +226,9 @@ ANALYTICS: list[tuple[str, str, dict[str, list[str]]]] = [
         {"page_recommendations": [f"2017-04-03 {kind}: 1 rows" for kind in ("missing", "extra", "different")]},
     ),
     (
-        "a day that was never materialized",
-        "insert into users_daily values ('2017-04-05', 7, 'secret@x.org', 'Secret', '2017-04-05')",
-        {"users_daily": ["2017-04-05 not materialized: 1 rows"]},
-    ),
-    (
         "everything",
-        "drop table users, users_daily, user_page_views, user_page_views_daily",
-        {
-            "user_page_views_daily": ["2017-04-01 missing: 27 rows", *(f"{day} missing: 9 rows" for day in DAYS[1:])],
-            "user_page_views": ["missing: 27 rows"],
-            # The e-mails are of users that no table knows any more.
-            "page_recommendations": ["2017-04-03 different: 3 rows"],
-        },
+        "drop table users, user_page_views",
+        {"users": ["missing: 2 rows"], "user_page_views": ["missing: 27 rows"]},
     ),
 ]
 
@@ -278,6 +250,37 @@ def test_damage_to_a_table_is_found_and_named(
         assert commands(result.output)
 
 
+FILES = [
+    (
+        "user_page_views",
+        DAYS[0],
+        "select * replace (if(url = '/2' and user_id = 2, 7, count) as count) from {}",
+        ["different: 1 rows"],
+    ),
+    ("user_page_views", DAYS[1], "from {} where url <> '/3'", ["missing: 1 rows"]),
+    ("user_page_views", DAYS[2], "from {0} union all select * replace ('/9' as url) from {0}", ["extra: 9 rows"]),
+    (
+        "users",
+        DAYS[2],
+        "select * replace (if(user_id = 1, 'secret@x.org', email) as email) from {}",
+        ["different: 1 rows"],
+    ),
+    ("user_updates", DAYS[1], "from {} limit 3", ["missing: 1 rows"]),
+    ("page_views", DAYS[1], "from {0} union all from {0}", ["extra: 9 rows"]),
+]
+
+
+@pytest.mark.parametrize(("asset", "day", "query", "found"), FILES)
+def test_damage_to_a_file_of_the_lake_is_found_and_repaired(
+    sound: Platform, asset: str, day: str, query: str, found: list[str]
+) -> None:
+    rewrite(sound, asset, day, query)
+    result = verify()
+    expected = {f"files of {asset}": [f"{day} {kind}" for kind in found]}
+    assert (result.exit_code, findings(result.output)) == (1, expected), result.output
+    repair(sound, result.output)
+
+
 @pytest.mark.parametrize("dropped", [False, True])
 def test_damage_everywhere_is_repaired_by_the_commands_it_prints(sound: Platform, *, dropped: bool) -> None:
     for database, cases in (("staging", STAGING), ("analytics", ANALYTICS)):
@@ -287,10 +290,9 @@ def test_damage_everywhere_is_repaired_by_the_commands_it_prints(sound: Platform
                 sql(sound, database, *statements.replace("drop table", "drop table if exists").split("; "))
     result = verify()
     assert set(findings(result.output)) == (
-        # Of the other dropped ones nothing is left that would tell of them.
-        {"rejected_lines", "user_page_views", "user_page_views_daily", "page_recommendations"}
+        {"user_updates", "rejected_lines", "users", "user_page_views"}
         if dropped
-        else {name for name in TABLES if not name.startswith("raw_")}
+        else {name for name in TABLES if not name.startswith(("raw_", "files"))}
     )
     repair(sound, result.output)
 
@@ -319,20 +321,69 @@ def test_no_more_rows_are_named_than_can_be_read(sound: Platform) -> None:
     repair(sound, result.output)
 
 
-@pytest.mark.parametrize(
-    "query", ["select * from {} limit 5", "select * replace ('/z' as url) from {}", "from {0} union all from {0}"]
-)
-def test_a_damaged_raw_partition_is_found_and_repaired(sound: Platform, query: str) -> None:
-    rewrite(sound, "raw_page_views", DAYS[1], query)
+OF_RAW = f"f.asset = 'raw_page_views' and f.superseded_at is null and f.day = '{DAYS[1]}'"
+OF_NEXT = f"o.asset = 'raw_page_views' and o.superseded_at is null and o.day = '{DAYS[2]}'"
+NEXT = f"pipeline.lake_files o where {OF_NEXT}"
+REGISTERED = {
+    "no file": (f"delete from pipeline.lake_files f where {OF_RAW}", ["missing"]),
+    "the file of another day": (
+        f"update pipeline.lake_files f set path = o.path from {NEXT} and {OF_RAW}",
+        ["missing", "extra"],
+    ),
+    "one more file": (
+        (
+            f"insert into pipeline.lake_files select o.asset, date '{DAYS[1]}', path, rows, size, version from {NEXT} "
+            "on conflict (asset, day, path) do update set superseded_at = null"
+        ),
+        ["extra"],
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REGISTERED)
+def test_a_raw_day_that_is_not_made_of_what_was_delivered_is_found_and_repaired(sound: Platform, what: str) -> None:
+    statement, found = REGISTERED[what]
+    sql(sound, "staging", statement)
     result = verify()
-    assert result.exit_code == 1
-    [(table, (found, *_))] = findings(result.output).items()
-    assert (table, found[:10]) == ("raw_page_views", DAYS[1])
-    assert "stale" not in found
+    expected = [f"{DAYS[1]} {kind}: 19 rows" for kind in found]
+    assert (result.exit_code, findings(result.output)) == (1, {"raw_page_views": expected}), result.output
     repair(sound, result.output)
 
 
-def test_a_day_whose_input_changed_is_stale_until_it_is_redone(sound: Platform) -> None:
+LOST = {
+    "rows are missing": ("from {} where source_object <> 'PageViews/2017-04-02.json'", "lost: 19 rows", "0 of 19 rows"),
+    "rows are there twice": ("from {0} union all from {0}", "lost: 19 rows", "38 of 19 rows"),
+    "rows are others": ("select * replace ('/z' as url) from {}", "lost: 19 rows", "other rows"),
+}
+
+
+@pytest.mark.parametrize("what", LOST)
+def test_a_part_file_that_has_other_rows_is_found(sound: Platform, what: str) -> None:
+    query, found, example = LOST[what]
+    file = sound.lake_file("raw_page_views", DAYS[1])
+    kept = file.read_bytes()
+    rewrite(sound, "raw_page_views", DAYS[1], query)
+    result = verify()
+    assert result.exit_code == 1
+    assert findings(result.output)["raw_page_views"] == [f"{DAYS[1]} {found}"]
+    assert f"    PageViews/{DAYS[1]}.json: {example}\n" in result.output
+    assert commands(result.output)[0].startswith("# Restore the part files from a backup of the lake")
+    file.unlink()
+    gone = verify()
+    assert gone.exit_code == 1
+    assert f"{file} is missing, though the manifest or the registry of files counts on it" in gone.output
+    file.write_bytes(kept)
+    assert verify().exit_code == 0
+
+
+def test_digests_of_another_version_of_the_engine_are_not_compared(sound: Platform) -> None:
+    sql(sound, "staging", "update pipeline.ingested_days set digest = '0.0.1:' || digest")
+    assert verify().exit_code == 0
+    sql(sound, "staging", "update pipeline.ingested_days set digest = substr(digest, 7)")
+    assert verify().exit_code == 0
+
+
+def test_a_day_whose_input_changed_is_stale_until_it_is_rematerialized(sound: Platform) -> None:
     source = sound.root / "source"
     kept = shutil.copytree(source, sound.root / "kept")
     sound.put_views("PageViews/later.json", [view(f"{DAYS[0]}T01:30:00", "/new"), view(f"{DAYS[1]}T01:30:00", "/new")])
@@ -352,59 +403,22 @@ def test_a_day_whose_input_changed_is_stale_until_it_is_redone(sound: Platform) 
     assert verify().exit_code == 0
 
 
-def test_a_fragment_that_lost_rows_is_found(sound: Platform) -> None:
-    [entry] = [
-        entry
-        for entry in Catalog.load(sound.storage.lake, PAGE_VIEWS).entries()
-        if entry.key == f"PageViews/{DAYS[1]}.json"
-    ]
-    file = sound.root / "lake" / fragment_path(PAGE_VIEWS, date.fromisoformat(DAYS[1]), entry.batch)
-    kept = file.read_bytes()
-    rows = file.parent / "damaged"
-    import duckdb
-
-    with duckdb.connect() as connection:
-        table = connection.execute(f"from read_parquet('{file}', hive_partitioning = false) limit 15").to_arrow_table()
-        connection.from_arrow(table).write_parquet(str(rows))
-    rows.rename(file)
-    result = verify()
-    assert result.exit_code == 1
-    assert "2017-04-02 lost: 4 rows" in findings(result.output)["raw_page_views"]
-    assert "    PageViews/2017-04-02.json: 15 of 19 rows\n" in result.output
-    file.unlink()
-    gone = verify()
-    assert gone.exit_code == 1
-    assert f"{file} is missing, though the lake's catalog counts on it" in gone.output
-    file.write_bytes(kept)
-    assert verify().exit_code == 0
-
-
 def test_recommendations_whose_snapshot_is_gone_are_to_be_made_again(sound: Platform) -> None:
-    [snapshot] = (sound.root / "lake").glob(f"page_recommendations/date={DAYS[2]}/*")
-    snapshot.unlink()
+    sound.lake_file("page_recommendations", DAYS[2]).unlink()
     result = verify()
     assert findings(result.output) == {"page_recommendations": [f"{DAYS[2]} no snapshot: 9 rows"]}
     assert commands(result.output) == [MATERIALIZE + f"--partition {DAYS[2]}"]
     repair(sound, result.output)
 
 
-def test_a_catalog_that_claims_more_rows_is_found(sound: Platform) -> None:
-    lake = sound.storage.lake
-
-    def claim(more: int) -> None:
-        catalog = Catalog.load(lake, PAGE_VIEWS)
-        catalog.commit(
-            lake,
-            [
-                replace(entry, days={day: rows + more for day, rows in entry.days.items()})
-                for entry in catalog.entries()
-                if entry.key == "PageViews/late.json"
-            ],
-        )
-
-    claim(2)
+def test_a_manifest_that_claims_more_rows_is_found(sound: Platform) -> None:
+    claim = (
+        "update pipeline.ingested_days d set rows = d.rows + {} from pipeline.ingested_objects o "
+        "where o.key = 'PageViews/late.json' and d.object_id = o.object_id"
+    )
+    sql(sound, "staging", claim.format(2))
     assert findings(verify().output) == {"raw_page_views": ["2017-04-01 lost: 2 rows"]}
-    claim(-2)
+    sql(sound, "staging", claim.format(-2))
     assert verify().exit_code == 0
 
 
@@ -415,7 +429,7 @@ def test_a_range_is_compared_alone(sound: Platform) -> None:
     result = verify("--from", DAYS[1], "--to", DAYS[1])
     assert findings(result.output) == {"page_views": ["2017-04-02 missing: 1 rows"]}
     assert "raw_page_views: 1 days" in result.output
-    assert "users:" not in result.output
+    assert "\nusers:" not in result.output
     repair(sound, result.output)
 
 
@@ -459,13 +473,15 @@ def test_days_of_which_only_some_assets_are_materialized_are_named_and_no_differ
     assert other.materialize(DAYS[2], select=["raw_user_updates"]).success
     result = verify()
     assert (result.exit_code, findings(result.output)) == (0, {}), result.output
-    absent = dict(re.findall(r"^(\w+): .*\n  not materialized, and not compared: (.*)$", result.output, re.MULTILINE))
+    absent = dict(
+        re.findall(r"^([\w ]+): .*\n  not materialized, and not compared: (.*)$", result.output, re.MULTILINE)
+    )
     assert absent == {
         "raw_user_updates": DAYS[1],
-        "user_updates": DAYS[2],
-        "users_daily": DAYS[2],
+        "files of user_updates": DAYS[2],
+        "files of users": DAYS[2],
         "raw_page_views": DAYS[2],
-        "user_page_views_daily": DAYS[1],
+        "files of user_page_views": DAYS[1],
     }
     sql(other, "analytics", "update user_page_views set count = count + 1 where user_id = 2")
     assert verify().exit_code == 1

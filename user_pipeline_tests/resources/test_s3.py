@@ -1,31 +1,35 @@
 """The whole pipeline on an S3 endpoint: the same tables as from a directory, and plain words for what is set wrong."""
 
 import http.server
+import json
 import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, date, datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pytest
 from botocore.credentials import RefreshableCredentials
-from obstore.store import ObjectStore
 
 from user_pipeline.cli.sample_logs import SampleLogs
-from user_pipeline.ingest.feeds import PAGE_VIEWS
-from user_pipeline.ingest.manifest import Catalog, Entry
 from user_pipeline.resources import object_store
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
 from user_pipeline.resources.object_store import ObjectStoreError
+from user_pipeline.resources.postgres import Databases
 from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.settings import Settings
+from user_pipeline_tests.ingest.reading import ingest, manifest_of
 from user_pipeline_tests.platform import Platform, update, view
 from user_pipeline_tests.s3 import Endpoint, s3_endpoint
+
+if TYPE_CHECKING:
+    from user_pipeline.resources.object_store import Store
 
 LOGS = SampleLogs(days=2, users=30, views_per_day=300)
 DAYS = ("2017-04-01", "2017-04-02")
@@ -87,8 +91,7 @@ def test_a_bucket_gives_the_tables_and_exports_of_a_directory(
     assert len(bucket_tables["page_views"]) > 500
     assert bucket_tables["rejected_lines"]
     assert {key.split("/")[2] for key in s3.keys("lake")} == {
-        "catalog", "cleaned", "daily", "exports", "format.json", "fragments", "log", "quality", "raw", "rejected",
-        "snapshots",
+        "cleaned", "daily", "exports", "format.json", "log", "quality", "raw", "rejected", "snapshots",
     }  # fmt: skip
     assert not (tmp_path / "on s3/lake").exists()
 
@@ -136,42 +139,25 @@ def test_objects_are_read_once_again_when_they_change_and_kept_when_they_go(on_s
     assert summary() == [("a@example.com", "/new", 1)]
 
 
-def test_commits_at_once_lose_no_entry(on_s3: Platform, s3: Endpoint) -> None:
-    lake = on_s3.storage.lake
-    empty = Catalog.load(lake, PAGE_VIEWS)
+def test_reads_at_once_lose_no_entry(on_s3: Platform, s3: Endpoint) -> None:
+    """Each reads its own object and one that all of them meet, every time with other content."""
+    manifest_of(on_s3).open()
 
-    def commit(number: int) -> None:
-        # All from the same version: every one but the first meets a conflict.
-        empty.commit(lake, [entry(f"PageViews/{number}", "1"), entry("PageViews/shared", str(number))])
+    def read(number: int) -> None:
+        deliver(s3, f"PageViews/{number}", json.dumps(view("2017-04-01T00:00:00")))
+        deliver(s3, "PageViews/shared", "".join(json.dumps(view("2017-04-01T00:00:00")) + "\n" for _ in range(number)))
+        databases = Databases(on_s3.settings)
+        ingest(replace(on_s3, databases=databases), alone=False)
+        databases.close()
 
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(commit, range(6)))
-    after = Catalog.load(lake, PAGE_VIEWS)
-    assert [found.key for found in after.entries()] == [*(f"PageViews/{n}" for n in range(6)), "PageViews/shared"]
-    assert after.version == 6
-    assert len([key for key in s3.keys("lake") if "/catalog/" in key]) == 6
-
-
-def test_old_versions_of_the_catalog_are_cleared_away(on_s3: Platform, s3: Endpoint) -> None:
-    catalog = Catalog.load(on_s3.storage.lake, PAGE_VIEWS)
-    for number in range(24):
-        catalog = catalog.commit(on_s3.storage.lake, [entry("PageViews/x", str(number))])
-    assert len([key for key in s3.keys("lake") if "/catalog/" in key]) == 20
-    assert [found.etag for found in Catalog.load(on_s3.storage.lake, PAGE_VIEWS).entries()] == ["23"]
-
-
-def entry(key: str, etag: str) -> Entry:
-    return Entry(
-        key=key,
-        etag=etag,
-        last_modified=datetime(2017, 4, 1, tzinfo=UTC),
-        size=1,
-        batch="b",
-        start_date=date(2017, 4, 1),
-        lines=1,
-        days={date(2017, 4, 1): 1},
-        digests={date(2017, 4, 1): "0"},
-    )
+        list(pool.map(read, range(1, 7)))
+    ingest(on_s3)
+    entries = list(manifest_of(on_s3).entries())
+    assert [found.key for found in entries] == [*(f"PageViews/{n}" for n in range(1, 7)), "PageViews/shared"]
+    shared = s3.client.get_object(Bucket="source", Key=f"{SOURCE_PREFIX}/PageViews/shared")["Body"].read()
+    assert [found.rows for found in entries] == [*[1] * 6, len(shared.splitlines())]
+    assert ingest(on_s3).entries == []
 
 
 class Refusing(http.server.BaseHTTPRequestHandler):
@@ -398,7 +384,7 @@ def listing() -> Iterator[Listing]:
         server.shutdown()
 
 
-def open_lake() -> ObjectStore:
+def open_lake() -> "Store":
     return ObjectStorage(Settings.from_environment({"USER_PIPELINE_LAKE_URL": "s3://lake"})).lake
 
 

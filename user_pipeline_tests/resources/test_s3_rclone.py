@@ -108,7 +108,7 @@ def test_rclone_gives_the_tables_of_a_directory(
     assert on_rclone.materialize(*DAYS).success
     assert on_rclone.materialize("2017-04-01", select="group:fake_users").success
     stored = {str(path.relative_to(buckets / "lake/user_pipeline").parts[0]) for path in buckets.rglob("lake/*/*/*")}
-    assert {"catalog", "exports", "fragments", "raw_page_views", "rejected", "fake_users"} <= stored
+    assert {"log", "exports", "raw", "cleaned", "rejected", "fake_users"} <= stored
     tables = {name: on_rclone.table(database, name) for database, name in TABLES}
     exports = {path.name: path.read_bytes() for path in buckets.rglob("exports/*/date=2017-04-02/*.csv")}
 
@@ -136,10 +136,10 @@ def test_a_listing_keeps_no_python_object_for_each_object(on_rclone: Platform, b
     source = on_rclone.storage.source
     peaks = []
     for name, number in numbers.items():
-        source.list(name)  # imports what it needs
+        source.list(name).read_all()  # imports what it needs
         tracemalloc.start()
         try:
-            listing = source.list(name)
+            listing = source.list(name).read_all()
             peaks.append(tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()

@@ -97,7 +97,8 @@ def on(engine: str, schema: pa.Schema, rows: Iterable[Row], transform: Callable[
 
 def native(engine: str, schema: pa.Schema, rows: Iterable[Row]) -> Frame:
     """Rows as a lazy frame of an engine."""
-    return nw.from_native(ENGINES[engine](pa.Table.from_pylist(list(rows), schema=schema))).lazy()
+    frame: Frame = nw.from_native(ENGINES[engine](pa.Table.from_pylist(list(rows), schema=schema))).lazy()
+    return frame
 
 
 def _bag(frame: Frame) -> Counter[Any]:

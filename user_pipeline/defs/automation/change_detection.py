@@ -1,8 +1,8 @@
-"""What the arrival of objects calls for, worked out from what is known: no store, no database, no clock.
+"""What new objects and changed days call for, worked out from what is known: no store, no database, no clock.
 
-Objects that are not in the catalog call for a look at the source. Days whose rows changed in the catalog call
-for a run: once for each change, a run for days that follow each other, and none for a day that a run has in
-hand or will have anyway.
+Objects that are not in the manifest call for a look at the source. Days whose rows changed in the manifest call for a
+run: once for each change, a run for days that follow each other, and none for a day that is in progress or that a run
+will have anyway.
 """
 
 import hashlib
@@ -15,40 +15,49 @@ _GRACE = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
-    """How far the changes of one catalog were looked at.
+class SensorCursor:
+    """How far the changes of a lake were looked at.
 
     Attributes:
-        catalog: the catalog's id.
-        version: its changes up to this version were looked at.
-        waiting: changes up to then that were not called for yet, by day.
+        lake_id: tells the lake from any other.
+        version: changes up to this commit were looked at.
+        waiting: changes up to then that were not called for yet, by feed and day.
     """
 
-    catalog: str = ""
+    lake_id: str = ""
     version: int = 0
-    waiting: Mapping[date, int] = field(default_factory=dict)
+    waiting: Mapping[str, Mapping[date, int]] = field(default_factory=dict)
 
-    def since(self, catalog_id: str) -> "Position":
-        """This position, or the very beginning if it is one of another catalog."""
-        return self if self.catalog == catalog_id else Position(catalog_id)
+    def since(self, lake_id: str) -> "SensorCursor":
+        """This cursor, or the very beginning if it is one of another lake."""
+        return self if self.lake_id == lake_id else SensorCursor(lake_id)
 
     def to_json(self) -> dict[str, object]:
         """As plain values."""
-        waiting = {day.isoformat(): version for day, version in self.waiting.items()}
-        return {"catalog": self.catalog, "version": self.version, "waiting": waiting}
+        waiting = {
+            feed: {day.isoformat(): version for day, version in days.items()} for feed, days in self.waiting.items()
+        }
+        return {"lake_id": self.lake_id, "version": self.version, "waiting": waiting}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, object]) -> "Position":
+    def from_json(cls, values: Mapping[str, object]) -> "SensorCursor":
         """The opposite of :meth:`to_json`; the beginning for values that are none of its own."""
         match values:
-            case {"catalog": str(catalog), "version": int(version), "waiting": dict(waiting)}:
-                return cls(catalog, version, {date.fromisoformat(day): change for day, change in waiting.items()})
+            case {"lake_id": str(lake_id), "version": int(version), "waiting": dict(waiting)}:
+                return cls(
+                    lake_id,
+                    version,
+                    {
+                        feed: {date.fromisoformat(day): change for day, change in days.items()}
+                        for feed, days in waiting.items()
+                    },
+                )
         return cls()
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Days that follow each other and are to be redone in one run.
+    """Days that follow each other and are to be materialized again in one run.
 
     Attributes:
         first: the first day.
@@ -78,20 +87,20 @@ def plan(
     changes: Mapping[str, Mapping[date, int]],
     *,
     is_done: Callable[[str, date, int], bool],
-    busy: Iterable[tuple[date, date]],
+    in_progress: Iterable[tuple[date, date]],
     now: datetime,
     identity: str,
     most: int,
 ) -> Plan:
-    """Decide which changed days are to be redone now.
+    """Decide which changed days are to be materialized again now.
 
     Args:
-        changes: by feed and day, the catalog version of the last change.
+        changes: by feed and day, the commit of the last change.
         is_done: whether a feed's day is materialized with a change.
-        busy: first and last days of the runs that are queued or going on. Such a run may or may not see the change:
-            what it left is called for when it has ended.
+        in_progress: first and last days of the runs that are queued or going on. Such a run may or may not see the
+            change: what it left is called for when it has ended.
         now: days that end after an hour before this moment wait.
-        identity: tells these catalogs from others; part of the calls' keys.
+        identity: tells this lake from others; part of the calls' keys.
         most: so many calls at once; the other days wait.
 
     Returns:
@@ -102,7 +111,7 @@ def plan(
         for feed, days in changes.items()
     }
     ended = (now.astimezone(UTC) - _GRACE).date()
-    runs = list(busy)
+    runs = list(in_progress)
     due = sorted(
         day
         for day in set().union(*open_changes.values())

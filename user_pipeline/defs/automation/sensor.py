@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -13,17 +13,16 @@ from user_pipeline.dagster_internals import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
 )
-from user_pipeline.defs.automation.change_detection import Position, may_look_again, plan
+from user_pipeline.defs.automation.change_detection import SensorCursor, may_look_again, plan
 from user_pipeline.defs.automation.jobs import daily_log_pipeline, ingest_new_objects
 from user_pipeline.defs.common import partition_range
 from user_pipeline.defs.ingest.data_versions import is_done, latest_versions, raw_key, unreported_days
 from user_pipeline.errors import masked
-from user_pipeline.ingest.feeds import FEEDS, Feed
-from user_pipeline.ingest.manifest import Catalog
+from user_pipeline.ingest.feeds import FEEDS
+from user_pipeline.ingest.manifest import Manifest
+from user_pipeline.lake.registry import Registry
+from user_pipeline.resources.postgres import Databases
 from user_pipeline.resources.storage import ObjectStorage
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 _MOST_CALLS = 10
 """So many runs are requested at once; what else changed waits for the next tick."""
@@ -41,63 +40,70 @@ _NEW_OBJECTS_TAG = "user_pipeline/new_objects"
     jobs=[ingest_new_objects, daily_log_pipeline],
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Looks into both feed folders. Has new and changed objects cataloged, then redoes exactly the days "
-    "whose rows changed, in as few runs as their ranges allow.",
+    description="Looks into both feed folders. Has new and changed objects ingested, then rematerializes exactly the "
+    "days whose rows changed, in as few runs as their ranges allow.",
 )
 @masked()
 def new_logs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-    """One tick: what is new in the source, and what changed in the catalog since the last tick."""
-    storage = ObjectStorage(settings.current())
-    catalogs = {feed: Catalog.load(storage.lake, feed) for feed in FEEDS}
-    cursor = json.loads(context.cursor or "{}")
-    positions = {
-        feed: Position.from_json(cursor.get(feed.name, {})).since(catalog.id) for feed, catalog in catalogs.items()
-    }
-    now = datetime.now(UTC)
-    seen: list[str] = []
-    look = list(_look(context.instance, storage, catalogs, now, seen))
-    redo, waiting = _redo(context.instance, catalogs, positions, now, seen)
-    after = {
-        feed.name: Position(catalog.id, catalog.version, waiting[feed.name]).to_json()
-        for feed, catalog in catalogs.items()
-    }
+    """One tick: what is new in the source, and what changed in the manifest since the last tick."""
+    current = settings.current()
+    storage = ObjectStorage(current)
+    with closing(Databases(current)) as databases:
+        registry = Registry("staging", databases.staging, storage)
+        manifests = [Manifest(feed, registry) for feed in FEEDS]
+        lake_id = manifests[0].lake_id
+        cursor = SensorCursor.from_json(json.loads(context.cursor or "{}")).since(lake_id)
+        now = datetime.now(UTC)
+        seen: list[str] = []
+        # Before anything else is asked for: what is committed meanwhile is looked at again by the next tick.
+        version = manifests[0].version()
+        look = list(_look(context.instance, storage, manifests, now, seen))
+        changed = {manifest.feed.name: manifest.changes(since=cursor.version) for manifest in manifests}
+        observations = [
+            observation
+            for manifest in manifests
+            for observation in unreported_days(context.instance, manifest, list(changed[manifest.feed.name]))
+        ]
+    rematerialize, waiting = _rematerialize(context.instance, cursor, changed, now, seen)
     context.log.info("%s", "; ".join(seen))
-    requests = [*look, *redo]
+    requests = [*look, *rematerialize]
     return dg.SensorResult(
         run_requests=requests,
         skip_reason=None if requests else "; ".join(seen),
-        cursor=json.dumps(after),
-        asset_events=[
-            observation
-            for feed, catalog in catalogs.items()
-            for observation in unreported_days(
-                context.instance, catalog, list(catalog.changes(since=positions[feed].version))
-            )
-        ],
+        cursor=json.dumps(SensorCursor(lake_id, version, waiting).to_json()),
+        asset_events=observations,
     )
 
 
 def _look(
     instance: dg.DagsterInstance,
     storage: ObjectStorage,
-    catalogs: dict[Feed, Catalog],
+    manifests: Sequence[Manifest],
     now: datetime,
     seen: list[str],
 ) -> Iterator[dg.RunRequest]:
-    """A run that catalogs what is new, unless one is going on or has just tried in vain."""
+    """A run that ingests what is new, unless one is going on or has just tried in vain."""
     start_date = settings.current().start_date
-    unknown = {}
-    for feed, catalog in catalogs.items():
-        listing = storage.source.list(feed.folder)
-        unknown[feed] = catalog.unknown(listing, start_date, now)
-        seen.append(f"{feed.folder}: {listing.num_rows} objects, {unknown[feed].num_rows} new or changed")
-    if not any(table.num_rows for table in unknown.values()):
+    # Tells one set of objects that wait from any other.
+    waiting = hashlib.sha256()
+    unknown = 0
+    for manifest in manifests:
+        feed = manifest.feed
+        with manifest.look(storage.source.list(feed.folder)) as look:
+            found = 0
+            for batch in look.unknown(start_date, now):
+                found += batch.num_rows
+                for path, etag in zip(batch["path"].to_pylist(), batch["e_tag"].to_pylist(), strict=True):
+                    waiting.update(repr((feed.name, path, etag)).encode())
+            seen.append(f"{feed.folder}: {look.listed} objects, {found} new or changed")
+        unknown += found
+    if not unknown:
         return
     runs = instance.get_run_records(dg.RunsFilter(job_name=ingest_new_objects.name, statuses=_UNFINISHED), limit=1)
     if runs:
-        seen.append(f"run {runs[0].dagster_run.run_id} is cataloging")
+        seen.append(f"run {runs[0].dagster_run.run_id} is ingesting")
         return
-    digest = _digest(unknown)
+    digest = waiting.hexdigest()[:16]
     earlier = instance.get_run_records(dg.RunsFilter(tags={_NEW_OBJECTS_TAG: digest}), limit=20)
     ended = [datetime.fromtimestamp(run.end_time or run.update_timestamp.timestamp(), UTC) for run in earlier]
     if may_look_again(ended, now):
@@ -107,45 +113,37 @@ def _look(
             tags={_NEW_OBJECTS_TAG: digest},
         )
     else:
-        seen.append(f"{len(earlier)} runs could not catalog them; trying again later")
+        seen.append(f"{len(earlier)} runs could not ingest them; trying again later")
 
 
-def _digest(unknown: "dict[Feed, pa.Table]") -> str:
-    """Tells one set of objects that wait from any other."""
-    digest = hashlib.sha256()
-    for feed, table in unknown.items():
-        for batch in table.select(["path", "e_tag"]).to_batches(max_chunksize=1000):
-            digest.update(repr((feed.name, batch.to_pydict())).encode())
-    return digest.hexdigest()[:16]
-
-
-def _redo(
+def _rematerialize(
     instance: dg.DagsterInstance,
-    catalogs: dict[Feed, Catalog],
-    positions: dict[Feed, Position],
+    cursor: SensorCursor,
+    changed: Mapping[str, Mapping[date, int]],
     now: datetime,
     seen: list[str],
 ) -> tuple[list[dg.RunRequest], dict[str, dict[date, int]]]:
-    """Runs for the days that changed; also the changes that wait, by feed."""
+    """Runs for the days that changed since the cursor; also the changes that wait, by feed."""
     start_date = settings.current().start_date
     changes = {}
     done = {}
-    for feed, catalog in catalogs.items():
-        position = positions[feed]
-        changed = {**position.waiting, **catalog.changes(since=position.version)}
-        changes[feed.name] = {day: version for day, version in changed.items() if day >= start_date}
+    for feed in FEEDS:
+        all_changes = {**cursor.waiting.get(feed.name, {}), **changed[feed.name]}
+        changes[feed.name] = {day: version for day, version in all_changes.items() if day >= start_date}
         materialized = latest_versions(
             instance, raw_key(feed), dg.DagsterEventType.ASSET_MATERIALIZATION, list(changes[feed.name])
         )
         done[feed.name] = {
-            day for day, version in changes[feed.name].items() if is_done(materialized.get(day), catalog, version)
+            day
+            for day, version in changes[feed.name].items()
+            if is_done(materialized.get(day), cursor.lake_id, version)
         }
     made = plan(
         changes,
         is_done=lambda feed, day, _: day in done[feed],
-        busy=_busy(instance) if any(changes.values()) else [],
+        in_progress=_in_progress(instance) if any(changes.values()) else [],
         now=now,
-        identity=" ".join(catalog.id for catalog in catalogs.values()),
+        identity=cursor.lake_id,
         most=_MOST_CALLS,
     )
     waiting = {feed: dict(days) for feed, days in made.waiting.items()}
@@ -168,7 +166,7 @@ def _request(first: date, last: date, key: str) -> dg.RunRequest:
     )
 
 
-def _busy(instance: dg.DagsterInstance) -> list[tuple[date, date]]:
+def _in_progress(instance: dg.DagsterInstance) -> list[tuple[date, date]]:
     """The days of all runs of raw assets that have not ended."""
     raw = {raw_key(feed) for feed in FEEDS}
     ranges = []

@@ -1,6 +1,5 @@
 """Ingest: the objects of each feed's folder, read once each; and the days of the source, as Dagster shows them."""
 
-from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -13,10 +12,9 @@ from user_pipeline.defs.partitions import DAILY
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.errors import never_retried
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
+from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.ingest.reader import Ingested, read_new_objects
-from user_pipeline.ingest.rejects import publish_rejects
-from user_pipeline.resources.postgres import Databases
-from user_pipeline.resources.storage import ObjectStorage
+from user_pipeline.lake.lake import Lake
 
 
 def _source(feed: Feed, kind: str) -> dg.AssetSpec:
@@ -38,49 +36,44 @@ source_page_views = _source(PAGE_VIEWS, "json")
 @unpartitioned_asset(code_version="1", group_name="ingest", kinds={"s3", "csv", "parquet"}, tags=PERSONAL)
 def ingested_user_updates(
     context: dg.AssetExecutionContext,
-    storage: dg.ResourceParam[ObjectStorage],
+    lake: dg.ResourceParam[Lake],
     engine: dg.ResourceParam[Engine],
-    databases: dg.ResourceParam[Databases],
 ) -> dg.MaterializeResult[None]:
     """The objects under UserUpdates/ that were read so far; materializing it reads those that are new or changed."""
-    return _ingest(context, USER_UPDATES, storage, engine, databases)
+    return _ingest(context, USER_UPDATES, lake, engine)
 
 
 @unpartitioned_asset(code_version="1", group_name="ingest", kinds={"s3", "json", "parquet"})
 def ingested_page_views(
     context: dg.AssetExecutionContext,
-    storage: dg.ResourceParam[ObjectStorage],
+    lake: dg.ResourceParam[Lake],
     engine: dg.ResourceParam[Engine],
-    databases: dg.ResourceParam[Databases],
 ) -> dg.MaterializeResult[None]:
     """The objects under PageViews/ that were read so far; materializing it reads those that are new or changed."""
-    return _ingest(context, PAGE_VIEWS, storage, engine, databases)
+    return _ingest(context, PAGE_VIEWS, lake, engine)
 
 
-def _ingest(
-    context: dg.AssetExecutionContext, feed: Feed, storage: ObjectStorage, engine: Engine, databases: Databases
-) -> dg.MaterializeResult[None]:
+def _ingest(context: dg.AssetExecutionContext, feed: Feed, lake: Lake, engine: Engine) -> dg.MaterializeResult[None]:
     """Read what is new in a feed's folder, and report to Dagster which days changed with it."""
     with never_retried():
         ingested = read_new_objects(
-            feed,
-            storage.source,
-            storage.lake,
+            Manifest(feed, lake.staging),
+            lake.storage.source,
             engine,
             limits=settings.current().object_limits,
             start_date=settings.current().start_date,
             now=datetime.now(UTC),
-            publish_rejects=publish_rejects(databases.staging),
+            run_id=context.run.run_id,
         )
-        changed = ingested.catalog.changes(ingested.since)
+        changed = ingested.manifest.changes(ingested.since)
         # Days that other runs changed too: a run that was killed may not have reported them.
         days = {*changed, *(datetime.fromisoformat(key).date() for key in _days_of_run(context))}
-        for observation in unreported_days(context.instance, ingested.catalog, sorted(days)):
+        for observation in unreported_days(context.instance, ingested.manifest, sorted(days)):
             context.instance.report_runless_asset_event(observation)
         context.log.info(
             "%s: %d of %d objects read, %d days changed",
             feed.folder,
-            len(ingested.entries),
+            ingested.read,
             ingested.listed,
             len(changed),
         )
@@ -90,7 +83,7 @@ def _ingest(
         metadata=_counts(ingested),
         # It stays the same while the lake does. Which days changed is told by the source's days: a version that grew
         # with each object would show every day of the raw assets as out of date.
-        data_version=dg.DataVersion(ingested.catalog.id),
+        data_version=dg.DataVersion(ingested.manifest.lake_id),
     )
 
 
@@ -102,18 +95,14 @@ def _days_of_run(context: dg.AssetExecutionContext) -> Sequence[str]:
 
 def _counts(ingested: Ingested) -> dict[str, int]:
     """What this run read, as numbers to plot."""
-    entries = ingested.entries
-    reasons: Counter[str] = Counter()
-    for entry in entries:
-        reasons.update(entry.rejected)
     return {
         "objects_in_source": ingested.listed,
-        "objects_read": len(entries),
+        "objects_read": ingested.read,
         "objects_not_fetched": len(ingested.failing),
-        "lines_read": sum(entry.lines for entry in entries),
-        "rows_read": sum(entry.rows for entry in entries),
-        "blank_lines": sum(entry.blank for entry in entries),
-        "header_lines": sum(entry.header for entry in entries),
-        "rejected_lines": sum(entry.rejects for entry in entries),
-        **{f"rejected_{reason}": lines for reason, lines in sorted(reasons.items())},
+        "lines_read": ingested.lines["lines"],
+        "rows_read": ingested.lines["rows"],
+        "blank_lines": ingested.lines["blank"],
+        "header_lines": ingested.lines["header"],
+        "rejected_lines": ingested.lines["rejected"],
+        **{f"rejected_{reason}": lines for reason, lines in sorted(ingested.reasons.items())},
     }

@@ -8,9 +8,9 @@ from user_pipeline.defs.check_results import result_of
 from user_pipeline.defs.ingest.data_versions import ingested_key
 from user_pipeline.errors import never_retried
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
-from user_pipeline.ingest.manifest import Catalog
+from user_pipeline.ingest.manifest import Manifest
+from user_pipeline.lake.lake import Lake
 from user_pipeline.masking import mask_key
-from user_pipeline.resources.storage import ObjectStorage
 
 
 def ingest_checks(feed: Feed) -> dg.AssetChecksDefinition:
@@ -31,22 +31,22 @@ def ingest_checks(feed: Feed) -> dg.AssetChecksDefinition:
             ),
         ],
     )
-    def checks(storage: dg.ResourceParam[ObjectStorage]) -> Iterator[dg.AssetCheckResult]:
+    def checks(lake: dg.ResourceParam[Lake]) -> Iterator[dg.AssetCheckResult]:
         with never_retried():
-            catalog = Catalog.load(storage.lake, feed)
-            yield every_line_accounted(catalog)
-            yield no_broken_objects(catalog)
+            manifest = Manifest(feed, lake.staging)
+            yield every_line_accounted(manifest)
+            yield no_broken_objects(manifest)
 
     return checks
 
 
-def every_line_accounted(catalog: Catalog) -> dg.AssetCheckResult:
+def every_line_accounted(manifest: Manifest) -> dg.AssetCheckResult:
     """Every object: the lines that were cut are the rows, rejects, blank and header lines that were stored."""
-    account = catalog.account()
+    account = manifest.account()
     return result_of(
         "every_line_accounted",
-        f"ingested_{catalog.feed.name}",
-        [f"{mask_key(entry.key)}: {entry.unaccounted} of {entry.lines} lines" for entry in catalog.unaccounted()],
+        f"ingested_{manifest.feed.name}",
+        [f"{mask_key(entry.key)}: {entry.unaccounted} of {entry.lines} lines" for entry in manifest.unaccounted()],
         objects=account["objects"],
         lines=account["lines"],
         rows=account["rows"],
@@ -56,12 +56,12 @@ def every_line_accounted(catalog: Catalog) -> dg.AssetCheckResult:
     )
 
 
-def no_broken_objects(catalog: Catalog) -> dg.AssetCheckResult:
+def no_broken_objects(manifest: Manifest) -> dg.AssetCheckResult:
     """No object waits for a whole copy of itself, or for the store to give it."""
-    entries = catalog.unread()
+    entries = list(manifest.unread())
     return result_of(
         "no_broken_objects",
-        f"ingested_{catalog.feed.name}",
+        f"ingested_{manifest.feed.name}",
         [f"{mask_key(entry.key)}: {entry.error}" for entry in entries if entry.error]
         + [
             f"{mask_key(entry.key)}: not fetched in {entry.failure.attempts} attempts, next one after "

@@ -1,8 +1,8 @@
 """Report the data versions of the source's days, so that Dagster shows a day whose input changed as Unsynced.
 
-Each feed is an external asset with a partition a day. A day's data version is the version of the feed's catalog in
-which its rows last changed, behind the catalog's id: ``<id>:<number>``. The same goes for the raw asset: its version
-is the newest one of the days it was materialised with.
+Each feed is an external asset with a partition a day. A day's data version is the version of the commit in which its
+rows last changed, behind the id of the lake: ``<id>:<number>``. The same goes for the raw asset: its version is the
+newest one of the days it was materialised with.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ import dagster as dg
 
 from user_pipeline.dagster_internals import DATA_VERSION_TAG
 from user_pipeline.ingest.feeds import Feed
-from user_pipeline.ingest.manifest import Catalog
+from user_pipeline.ingest.manifest import Manifest
 
 
 def source_key(feed: Feed) -> dg.AssetKey:
@@ -30,26 +30,27 @@ def raw_key(feed: Feed) -> dg.AssetKey:
     return dg.AssetKey(f"raw_{feed.name}")
 
 
-def data_version(catalog: Catalog, changes: Iterable[int]) -> str:
-    """The data version of days that last changed in these versions of a catalog; no change for days without rows."""
-    return f"{catalog.id}:{max(changes, default=0)}"
+def data_version(lake_id: str, changes: Iterable[int]) -> str:
+    """The data version of days that last changed in these commits; no change for days without rows."""
+    return f"{lake_id}:{max(changes, default=0)}"
 
 
 def unreported_days(
-    instance: dg.DagsterInstance, catalog: Catalog, days: Sequence[date]
+    instance: dg.DagsterInstance, manifest: Manifest, days: Sequence[date]
 ) -> Iterator[dg.AssetObservation]:
     """The changes of some days that were not reported to Dagster yet."""
-    changes = catalog.changes(days=days)
-    key = source_key(catalog.feed)
+    changes = manifest.changes(days=days)
+    rows = manifest.rows(list(changes))
+    key = source_key(manifest.feed)
     observed = latest_versions(instance, key, dg.DagsterEventType.ASSET_OBSERVATION, list(changes))
     for day, version in changes.items():
-        current = data_version(catalog, [version])
+        current = data_version(manifest.lake_id, [version])
         if observed.get(day) != current:
             yield dg.AssetObservation(
                 key,
                 partition=day.isoformat(),
                 tags={DATA_VERSION_TAG: current},
-                metadata={"rows": catalog.rows([day])[day]},
+                metadata={"rows": rows[day]},
             )
 
 
@@ -65,7 +66,7 @@ def latest_versions(
     return {date.fromisoformat(day): found[DATA_VERSION_TAG] for day, found in tags.items()}
 
 
-def is_done(materialized: str | None, catalog: Catalog, change: int) -> bool:
+def is_done(materialized: str | None, lake_id: str, change: int) -> bool:
     """Whether a raw partition of some data version has the rows of a change."""
-    catalog_id, _, version = (materialized or "").partition(":")
-    return catalog_id == catalog.id and version.isdigit() and int(version) >= change
+    of_lake, _, version = (materialized or "").partition(":")
+    return of_lake == lake_id and version.isdigit() and int(version) >= change

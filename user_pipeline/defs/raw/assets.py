@@ -4,15 +4,15 @@ from datetime import date
 
 import dagster as dg
 
-from user_pipeline.defs.common import PERSONAL, column_schema, daily_asset, file_of
+from user_pipeline.defs.common import PERSONAL, column_schema, daily_asset
 from user_pipeline.defs.ingest.data_versions import data_version, ingested_key, raw_key, source_key
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.errors import never_retried
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
-from user_pipeline.ingest.manifest import Catalog
-from user_pipeline.ingest.part_files import Days
-from user_pipeline.io_managers.partitioned import PARTITIONED, File, Partitioned
-from user_pipeline.resources.storage import ObjectStorage
+from user_pipeline.ingest.manifest import Manifest
+from user_pipeline.ingest.part_files import RawDay, raw_day
+from user_pipeline.io_managers.partitioned import PARTITIONED, Partitioned
+from user_pipeline.lake.lake import Lake
 
 _WHERE_FROM = (
     ("source_object", "string", "Key of the object the row was delivered in."),
@@ -28,8 +28,7 @@ _WHERE_FROM = (
     io_manager_key="raw_io_manager",
     dagster_type=PARTITIONED,
     deps=[source_key(USER_UPDATES), ingested_key(USER_UPDATES)],
-    metadata={"partition_expr": "updated_at"}
-    | column_schema(
+    metadata=column_schema(
         ("updated_at", "timestamp", "When the user was updated, UTC; its date is the partition."),
         ("user_id", "bigint", "The user."),
         ("email", "string", "E-mail address after the update."),
@@ -40,11 +39,11 @@ _WHERE_FROM = (
 )
 def raw_user_updates(
     context: dg.AssetExecutionContext,
-    storage: dg.ResourceParam[ObjectStorage],
+    lake: dg.ResourceParam[Lake],
     engine: dg.ResourceParam[Engine],
-) -> Partitioned[File]:
+) -> Partitioned[RawDay]:
     """Every well-formed user update of the day as delivered, duplicates and all environments included."""
-    return _raw(context, USER_UPDATES, storage, engine)
+    return _raw(context, USER_UPDATES, lake, engine)
 
 
 @daily_asset(
@@ -54,8 +53,7 @@ def raw_user_updates(
     io_manager_key="raw_io_manager",
     dagster_type=PARTITIONED,
     deps=[source_key(PAGE_VIEWS), ingested_key(PAGE_VIEWS)],
-    metadata={"partition_expr": "ts"}
-    | column_schema(
+    metadata=column_schema(
         ("ts", "timestamp", "When the page was viewed, UTC; its date is the partition."),
         ("url", "string", "The page."),
         ("environment", "string", "Where the application ran: production, staging, …"),
@@ -65,19 +63,19 @@ def raw_user_updates(
 )
 def raw_page_views(
     context: dg.AssetExecutionContext,
-    storage: dg.ResourceParam[ObjectStorage],
+    lake: dg.ResourceParam[Lake],
     engine: dg.ResourceParam[Engine],
-) -> Partitioned[File]:
+) -> Partitioned[RawDay]:
     """Every well-formed page view of the day as delivered, duplicates and all environments included."""
-    return _raw(context, PAGE_VIEWS, storage, engine)
+    return _raw(context, PAGE_VIEWS, lake, engine)
 
 
-def _raw(context: dg.AssetExecutionContext, feed: Feed, storage: ObjectStorage, engine: Engine) -> Partitioned[File]:
-    """Gather the run's days from the objects that were read so far."""
+def _raw(context: dg.AssetExecutionContext, feed: Feed, lake: Lake, engine: Engine) -> Partitioned[RawDay]:
+    """What the run's days are made of, from the objects that were read so far."""
     days = [date.fromisoformat(key) for key in context.partition_keys]
     with never_retried():
-        catalog = Catalog.load(storage.lake, feed)
-        version = data_version(catalog, catalog.changes(days=days).values())
+        manifest = Manifest(feed, lake.staging)
+        parts = manifest.parts(days)
+        version = data_version(manifest.lake_id, [there.changed for there in parts.values()])
         context.set_data_version(raw_key(feed), dg.DataVersion(version))
-        rows = Days(feed, catalog, storage, engine, days)
-        return Partitioned({day: file_of(engine, rows[day], day) for day in rows})
+        return Partitioned({day.isoformat(): raw_day(manifest, engine, day, parts[day]) for day in days})

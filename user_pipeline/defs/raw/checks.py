@@ -10,7 +10,7 @@ from user_pipeline.defs.check_results import evaluate_days, result_of, spec
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.errors import never_retried
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
-from user_pipeline.ingest.manifest import Catalog
+from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.lake.lake import Lake
 from user_pipeline.masking import mask_key
 
@@ -37,22 +37,22 @@ def raw_checks(feed: Feed) -> dg.AssetChecksDefinition:
         engine: dg.ResourceParam[Engine],
     ) -> Iterator[dg.AssetCheckResult]:
         with never_retried():
-            catalog = Catalog.load(lake.storage.lake, feed)
+            manifest = Manifest(feed, lake.staging)
             yield from evaluate_days(
                 context,
                 lambda days: [
-                    partition_complete(catalog, lake, engine, days),
-                    reject_share(catalog, days, settings.current().max_reject_share),
+                    partition_complete(manifest, lake, engine, days),
+                    reject_share(manifest, days, settings.current().max_reject_share),
                 ],
             )
 
     return checks
 
 
-def partition_complete(catalog: Catalog, lake: Lake, engine: Engine, days: Sequence[date]) -> dg.AssetCheckResult:
-    """Each stored day has as many rows as the catalog says all objects brought for it."""
-    asset = f"raw_{catalog.feed.name}"
-    expected = catalog.rows(days)
+def partition_complete(manifest: Manifest, lake: Lake, engine: Engine, days: Sequence[date]) -> dg.AssetCheckResult:
+    """Each stored day has as many rows counted in its files, as the manifest says all objects brought for it."""
+    asset = f"raw_{manifest.feed.name}"
+    expected = manifest.rows(days)
     files = lake.fetch(engine, lake.staging, asset, days)
     stored = {day: engine.count(files[day]) for day in days}
     wrong = [day for day in days if stored[day] != expected[day]]
@@ -64,13 +64,13 @@ def partition_complete(catalog: Catalog, lake: Lake, engine: Engine, days: Seque
     )
 
 
-def reject_share(catalog: Catalog, days: Sequence[date], limit: float) -> dg.AssetCheckResult:
+def reject_share(manifest: Manifest, days: Sequence[date], limit: float) -> dg.AssetCheckResult:
     """No object that brought rows for these days, or no row at all, lost more than a share of its lines."""
-    entries = catalog.with_rejects(days)
+    entries = list(manifest.with_rejects(days))
     over = [entry for entry in entries if entry.rejects > limit * entry.lines]
     return result_of(
         "reject_share",
-        f"raw_{catalog.feed.name}",
+        f"raw_{manifest.feed.name}",
         [f"{mask_key(entry.key)}: {entry.rejects} of {entry.lines} lines, {entry.rejected}" for entry in over],
         warn=True,
         limit=limit,

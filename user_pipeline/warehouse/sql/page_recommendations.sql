@@ -11,7 +11,7 @@ begin
     primary key (user_id, rank)
   );
   -- The day page_recommendations is as of: one row, or none before the first.
-  create table public.page_recommendations_day (
+  create table if not exists public.page_recommendations_day (
     day date not null,
     is_only_row boolean primary key default true check (is_only_row)
   );

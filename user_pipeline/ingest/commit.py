@@ -1,0 +1,350 @@
+"""Write to the manifest: one transaction a batch, with one log of all it wrote.
+
+A log's lines of the kind ``object`` hold the rows of an object in both tables as they are after the commit, those of
+the kind ``gone`` an object that was forgotten, those of the kind ``rewritten`` a file that all rows of a day are in.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+from user_pipeline.ingest.entries import Entry, Failure, Unfetched, object_id
+from user_pipeline.resources.postgres import literal
+
+if TYPE_CHECKING:
+    from user_pipeline.ingest.feeds import Feed
+    from user_pipeline.lake.registry import LakeFile
+    from user_pipeline.resources.postgres import Transaction
+
+OBJECT, GONE, REWRITTEN = "object", "gone", "rewritten"
+"""Kinds of lines in logs."""
+_LINES_AT_ONCE = 10_000
+
+
+def load_read(transaction: "Transaction", entries: Sequence[Entry]) -> None:
+    """Copy what was read of some objects into the temporary tables ``read_objects`` and ``read_days``."""
+    import pyarrow as pa
+
+    objects = pa.schema(
+        [
+            ("object_id", pa.binary()),
+            ("key", pa.string()),
+            ("etag", pa.string()),
+            ("last_modified", pa.timestamp("us", tz="UTC")),
+            ("size", pa.int64()),
+            ("start_date", pa.date32()),
+            ("error", pa.string()),
+            ("lines", pa.int64()),
+            ("blank", pa.int64()),
+            ("header", pa.int64()),
+            ("rows", pa.int64()),
+            ("rejects", pa.int64()),
+            ("rejected", pa.string()),
+            ("rejects_path", pa.string()),
+        ]
+    )
+    days = pa.schema(
+        [
+            ("object_id", pa.binary()),
+            ("day", pa.date32()),
+            ("rows", pa.int64()),
+            ("digest", pa.string()),
+            ("path", pa.string()),
+            ("file_rows", pa.int64()),
+            ("file_size", pa.int64()),
+        ]
+    )
+    rows = [
+        {
+            **{name: getattr(entry, name) for name in objects.names if hasattr(entry, name)},
+            "object_id": object_id(entry.key),
+            "rejected": json.dumps(entry.rejected),
+        }
+        for entry in entries
+    ]
+    brought = [
+        {
+            "object_id": object_id(entry.key),
+            "day": day,
+            "rows": brought.rows,
+            "digest": brought.digest,
+            "path": brought.file.path,
+            "file_rows": brought.file.rows,
+            "file_size": brought.file.size,
+        }
+        for entry in entries
+        for day, brought in entry.days.items()
+    ]
+    transaction.load("read_objects", pa.Table.from_pylist(rows, objects).to_reader())
+    transaction.load("read_days", pa.Table.from_pylist(brought, days).to_reader())
+    # Without it the planner takes a table it knows nothing of for a large one.
+    transaction.execute("analyze read_objects")
+    transaction.execute("analyze read_days")
+
+
+def replace_entries(transaction: "Transaction", feed: "Feed", version: int) -> None:
+    """Put what :func:`load_read` copied in the place of what was known of these objects."""
+    name = literal(feed.name)
+    transaction.execute(
+        f"""
+        insert into pipeline.replaced_files (path, replaced_at)
+        select path, clock_timestamp() from (
+          select d.path from pipeline.ingested_days d join read_objects using (object_id) where d.feed = {name}
+          union
+          select o.rejects_path from pipeline.ingested_objects o join read_objects using (object_id)
+          where o.feed = {name}
+        ) known where path is not null
+        on conflict (path) do update set replaced_at = excluded.replaced_at
+        """
+    )
+    transaction.execute(
+        f"""
+        insert into pipeline.ingested_objects
+          (feed, object_id, key, etag, last_modified, size, start_date, error, lines, blank, header, rows, rejects,
+           rejected, rejects_path, version)
+        select {name}, object_id, key, etag, last_modified, size, start_date, error, lines, blank, header, rows,
+          rejects, rejected::jsonb, rejects_path, {version}
+        from read_objects
+        on conflict (feed, object_id) do update set
+          key = excluded.key, etag = excluded.etag, last_modified = excluded.last_modified, size = excluded.size,
+          start_date = excluded.start_date, error = excluded.error, lines = excluded.lines, blank = excluded.blank,
+          header = excluded.header, rows = excluded.rows, rejects = excluded.rejects, rejected = excluded.rejected,
+          rejects_path = excluded.rejects_path, failed_etag = null, failed_error = null, failed_attempts = null,
+          retry_at = null, version = excluded.version
+        """
+    )
+    transaction.execute(
+        f"""
+        update pipeline.ingested_days d
+        set rows = 0, digest = null, version = {version}, path = null, file_rows = null, file_size = null
+        from read_objects o
+        where d.feed = {name} and d.object_id = o.object_id and d.rows > 0
+          and not exists (select from read_days b where b.object_id = d.object_id and b.day = d.day)
+        """
+    )
+    transaction.execute(
+        f"""
+        insert into pipeline.ingested_days as d
+          (feed, object_id, day, rows, digest, version, path, file_rows, file_size)
+        select {name}, object_id, day, rows, digest, {version}, path, file_rows, file_size from read_days
+        on conflict (feed, object_id, day) do update set
+          rows = excluded.rows, digest = excluded.digest, path = excluded.path, file_rows = excluded.file_rows,
+          file_size = excluded.file_size,
+          version = case when (d.rows, d.digest) is distinct from (excluded.rows, excluded.digest)
+            then excluded.version else d.version end
+        """
+    )
+
+
+def note_failures(
+    transaction: "Transaction", feed: "Feed", failures: Sequence[tuple[Unfetched, Failure]], version: int
+) -> None:
+    """Note what could not be fetched beside what is known of these objects.
+
+    Nothing is noted of content that somebody else has read meanwhile.
+    """
+    import pyarrow as pa
+
+    schema = pa.schema(
+        [
+            ("object_id", pa.binary()),
+            ("key", pa.string()),
+            ("last_modified", pa.timestamp("us", tz="UTC")),
+            ("size", pa.int64()),
+            ("etag", pa.string()),
+            ("error", pa.string()),
+            ("attempts", pa.int64()),
+            ("retry_at", pa.timestamp("us", tz="UTC")),
+        ]
+    )
+    rows = [
+        {
+            "object_id": object_id(item.key),
+            "key": item.key,
+            "last_modified": item.last_modified,
+            "size": item.size,
+            "etag": failure.etag,
+            "error": failure.error,
+            "attempts": failure.attempts,
+            "retry_at": failure.retry_at,
+        }
+        for item, failure in failures
+    ]
+    transaction.load("failed_objects", pa.Table.from_pylist(rows, schema).to_reader())
+    transaction.execute(
+        f"""
+        insert into pipeline.ingested_objects as o
+          (feed, object_id, key, etag, last_modified, size, lines, blank, header, rows, rejects, rejected,
+           failed_etag, failed_error, failed_attempts, retry_at, version)
+        select {literal(feed.name)}, object_id, key, '', last_modified, size, 0, 0, 0, 0, 0, '{{}}',
+          etag, error, attempts, retry_at, {version}
+        from failed_objects
+        on conflict (feed, object_id) do update set
+          failed_etag = excluded.failed_etag, failed_error = excluded.failed_error,
+          failed_attempts = excluded.failed_attempts, retry_at = excluded.retry_at, version = excluded.version
+        where o.etag <> excluded.failed_etag
+        """
+    )
+
+
+def forget(transaction: "Transaction", feed: "Feed", keys: Sequence[str]) -> list[str]:
+    """Forget objects that were never read, or are broken, unless somebody has read them meanwhile.
+
+    Days they brought rows for before stay known: that the rows went is a change, which may not have been looked at.
+
+    Returns:
+        the ids of those that were forgotten, in hexadecimal.
+    """
+    import pyarrow as pa
+
+    ids = pa.table({"object_id": pa.array(map(object_id, keys), pa.binary())})
+    transaction.load("gone_objects", ids.to_reader())
+    found = transaction.fetch(
+        f"""
+        delete from pipeline.ingested_objects where feed = {literal(feed.name)}
+          and object_id in (select object_id from gone_objects) and (error is not null or start_date is null)
+        returning encode(object_id, 'hex')
+        """
+    )
+    return [identifier for (identifier,) in found]
+
+
+def point_to(transaction: "Transaction", feed: "Feed", day: date, file: "LakeFile") -> None:
+    """Note that a file has all rows of a day, in the place of the files that had them."""
+    where = f"feed = {literal(feed.name)} and day = '{day}' and rows > 0"
+    transaction.execute(
+        f"""
+        insert into pipeline.replaced_files (path, replaced_at)
+        select path, clock_timestamp() from pipeline.ingested_days where {where} group by path
+        on conflict (path) do update set replaced_at = excluded.replaced_at
+        """
+    )
+    transaction.execute(
+        "update pipeline.ingested_days set path = $1::text, file_rows = $2::bigint, file_size = $3::bigint "
+        f"where {where}",
+        (file.path, file.rows, file.size),
+    )
+
+
+def rewritten_line(feed: "Feed", day: date, file: "LakeFile") -> dict[str, Any]:
+    """The line of a log that tells of :func:`point_to`."""
+    told = {"path": file.path, "rows": file.rows, "size": file.size}
+    return {"kind": REWRITTEN, "feed": feed.name, "day": day.isoformat(), "file": told}
+
+
+def object_lines(transaction: "Transaction", condition: str) -> Iterator[dict[str, Any]]:
+    """Lines of a log that tell all that the manifest knows of some objects.
+
+    Args:
+        transaction: on the staging database.
+        condition: selects rows of ``pipeline.ingested_objects o``.
+    """
+    for batch in transaction.stream(
+        f"""
+        select jsonb_build_object(
+          'kind', '{OBJECT}',
+          'object', to_jsonb(o),
+          'days', coalesce((
+            select jsonb_agg(to_jsonb(d) - array['feed', 'object_id'] order by d.day) from pipeline.ingested_days d
+            where d.feed = o.feed and d.object_id = o.object_id
+          ), '[]')
+        )::text as line
+        from pipeline.ingested_objects o where {condition} order by feed, key collate "C"
+        """
+    ):
+        yield from map(json.loads, batch["line"].to_pylist())
+
+
+def orphan_lines(transaction: "Transaction") -> Iterator[dict[str, Any]]:
+    """Lines of a log that tell of the days of objects that were forgotten."""
+    for batch in transaction.stream(
+        f"""
+        select jsonb_build_object(
+          'kind', '{GONE}', 'feed', d.feed, 'object_id', encode(d.object_id, 'hex'),
+          'days', jsonb_agg(to_jsonb(d) - array['feed', 'object_id'] order by d.day)
+        )::text as line
+        from pipeline.ingested_days d
+        where not exists (
+          select from pipeline.ingested_objects o where o.feed = d.feed and o.object_id = d.object_id
+        )
+        group by d.feed, d.object_id
+        """
+    ):
+        yield from map(json.loads, batch["line"].to_pylist())
+
+
+def restore_lines(transaction: "Transaction", lines: Iterable[Mapping[str, Any]]) -> None:
+    """Bring lines of a log into the manifest, in their order; those of other kinds are left out."""
+    waiting: list[Mapping[str, Any]] = []
+    for line in lines:
+        if line["kind"] == REWRITTEN:
+            _restore_objects(transaction, waiting)
+            waiting = []
+            _restore_rewritten(transaction, line)
+        elif line["kind"] in (OBJECT, GONE):
+            waiting.append(line)
+            if len(waiting) == _LINES_AT_ONCE:
+                _restore_objects(transaction, waiting)
+                waiting = []
+    _restore_objects(transaction, waiting)
+
+
+def _restore_rewritten(transaction: "Transaction", line: Mapping[str, Any]) -> None:
+    file = line["file"]
+    transaction.execute(
+        "update pipeline.ingested_days set path = $1::text, file_rows = $2::bigint, file_size = $3::bigint "
+        f"where feed = {literal(line['feed'])} and day = {literal(line['day'])} and rows > 0",
+        (file["path"], file["rows"], file["size"]),
+    )
+
+
+def _restore_objects(transaction: "Transaction", lines: Sequence[Mapping[str, Any]]) -> None:
+    if not lines:
+        return
+    import pyarrow as pa
+
+    def told(line: Mapping[str, Any]) -> dict[str, Any]:
+        if line["kind"] == OBJECT:
+            known = line["object"]
+            return {"feed": known["feed"], "id": known["object_id"], "object": known, "days": line["days"]}
+        return {"feed": line["feed"], "id": f"\\x{line['object_id']}", "object": None, "days": line.get("days")}
+
+    rows = [told(line) for line in lines]
+    table: pa.Table = pa.table(
+        {
+            "feed": pa.array([row["feed"] for row in rows], pa.string()),
+            "id": pa.array([row["id"] for row in rows], pa.string()),
+            "object": pa.array([json.dumps(row["object"]) if row["object"] else None for row in rows], pa.string()),
+            "days": pa.array([json.dumps(row["days"]) if row["days"] is not None else None for row in rows]),
+        }
+    ).cast(pa.schema([(name, pa.string()) for name in ("feed", "id", "object", "days")]))
+    transaction.load("told", table.to_reader())
+    transaction.execute("analyze told")
+    transaction.execute(
+        "delete from pipeline.ingested_objects o using told t where o.feed = t.feed and o.object_id = t.id::bytea"
+    )
+    # Of an object that was forgotten the days stay, and a line of a checkpoint brings them.
+    transaction.execute(
+        "delete from pipeline.ingested_days d using told t where d.feed = t.feed and d.object_id = t.id::bytea "
+        "and t.days is not null"
+    )
+    transaction.execute(
+        """
+        insert into pipeline.ingested_objects
+        select o.* from told t
+        cross join lateral jsonb_populate_record(null::pipeline.ingested_objects, t.object::jsonb) o
+        where t.object is not null
+        """
+    )
+    transaction.execute(
+        """
+        insert into pipeline.ingested_days
+        select d.* from told t
+        cross join lateral jsonb_array_elements(t.days::jsonb) brought
+        cross join lateral jsonb_populate_record(
+          null::pipeline.ingested_days, brought || jsonb_build_object('feed', t.feed, 'object_id', t.id)
+        ) d
+        """
+    )
+    transaction.execute("drop table told")

@@ -1,0 +1,63 @@
+-- The object manifest, in the staging database: which objects were read, and what each of them brought.
+do $$
+begin
+  -- One row an object.
+  create table pipeline.ingested_objects (
+    feed text not null,
+    -- The first 16 bytes of the SHA-256 of the key, which may be longer than an entry of an index can be.
+    object_id bytea not null,
+    key text not null,
+    -- What is told of the content that was read last; start_date is null for an object that was never read.
+    etag text not null,
+    last_modified timestamptz not null,
+    size bigint not null,
+    start_date date,
+    error text,
+    lines bigint not null,
+    blank bigint not null,
+    header bigint not null,
+    rows bigint not null,
+    rejects bigint not null,
+    -- Rejected lines by reason, and the file of the lake that has them.
+    rejected jsonb not null,
+    rejects_path text,
+    -- Content that could not be fetched; null when there is none.
+    failed_etag text,
+    failed_error text,
+    failed_attempts bigint,
+    retry_at timestamptz,
+    -- The commit that wrote this row.
+    version bigint not null,
+    primary key (feed, object_id)
+  );
+  -- Nearly empty: what has to be found without reading the table.
+  create index ingested_objects_unread on pipeline.ingested_objects (feed)
+    where error is not null or start_date is null or failed_etag is not null;
+  create index ingested_objects_rejects on pipeline.ingested_objects (feed) where rejects > 0;
+  create index ingested_objects_unaccounted on pipeline.ingested_objects (feed)
+    where lines <> rows + rejects + blank + header;
+  -- One row for each day that an object ever brought rows for. A day it brings no more stays, with no rows: that they
+  -- went is a change too.
+  create table pipeline.ingested_days (
+    feed text not null,
+    object_id bytea not null,
+    day date not null,
+    rows bigint not null,
+    digest text,
+    -- The commit in which rows and digest changed last.
+    version bigint not null,
+    -- The part file that has the rows, and how many rows and bytes that file has.
+    path text,
+    file_rows bigint,
+    file_size bigint,
+    primary key (feed, object_id, day)
+  );
+  create index ingested_days_day on pipeline.ingested_days (feed, day);
+  create index ingested_days_version on pipeline.ingested_days (feed, version);
+  -- Files that rows of the manifest referred to until then. Somebody may still be reading them.
+  create table pipeline.replaced_files (
+    path text primary key,
+    replaced_at timestamptz not null
+  );
+end
+$$

@@ -1,0 +1,132 @@
+"""What is known of an object, as the manifest keeps it."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+
+from user_pipeline.lake.registry import LakeFile
+
+_QUICK_ATTEMPTS = 4
+"""An object that cannot be fetched is tried this often before it is left for later."""
+_LONGEST_WAIT = timedelta(days=1)
+
+
+def object_id(key: str) -> bytes:
+    """What an object is found by in the manifest: keys may be longer than an entry of an index can be."""
+    return hashlib.sha256(key.encode()).digest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An object's content that could not be fetched.
+
+    Attributes:
+        etag: what the store calls that content.
+        error: what the store said.
+        attempts: how often it was tried.
+        retry_at: before this moment nobody is sent for it.
+    """
+
+    etag: str
+    error: str
+    attempts: int
+    retry_at: datetime
+
+    @property
+    def is_standing(self) -> bool:
+        """Whether it failed so often that nothing waits for it any more."""
+        return self.attempts >= _QUICK_ATTEMPTS
+
+    @classmethod
+    def after(cls, earlier: "Failure | None", etag: str, error: str, now: datetime) -> "Failure":
+        """One more failure: four attempts at once, then after 1, 2, 4, … hours, at most a day apart."""
+        attempts = earlier.attempts + 1 if earlier and earlier.etag == etag else 1
+        late = attempts - _QUICK_ATTEMPTS
+        wait = min(timedelta(hours=2 ** min(late, 10)), _LONGEST_WAIT) if late >= 0 else timedelta()
+        return cls(etag, error, attempts, now + wait)
+
+
+@dataclass(frozen=True, slots=True)
+class Unfetched:
+    """An object that a run could not fetch.
+
+    Attributes:
+        key: its path in the source.
+        etag: what the listing calls its content.
+        last_modified: when the store says it was written.
+        size: bytes, as stored.
+        error: what the store said.
+    """
+
+    key: str
+    etag: str
+    last_modified: datetime
+    size: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectDay:
+    """What an object brought for one day.
+
+    Attributes:
+        rows: how many rows, counted in the part file after it was written.
+        digest: of those rows: equal for equal rows, whatever their order.
+        file: the part file that has them, beside rows of other objects.
+    """
+
+    rows: int
+    digest: str
+    file: LakeFile
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is known of one object.
+
+    Attributes:
+        key: its path in the source.
+        etag: what the store calls this content; empty for an object that was never read.
+        last_modified: when the store says it was written.
+        size: bytes, as stored.
+        start_date: the first day that was accepted when it was read; None for an object that was never read.
+        error: why it could not be read to its end; None for an object that was. A broken object brings no rows.
+        lines: lines in it, counted when it was cut, before any parsing.
+        blank: lines with nothing but white space.
+        header: lines that repeat the column names.
+        rejected: rejected lines by reason.
+        rejects_path: the file of the lake that has them; None if there are none.
+        days: what it brought, by event date.
+        failure: set while the object's content, or its new content, cannot be fetched; everything else then is
+            of the content read before (of none, for an object that was never read).
+    """
+
+    key: str
+    etag: str
+    last_modified: datetime
+    size: int
+    start_date: date | None
+    error: str | None = None
+    lines: int = 0
+    blank: int = 0
+    header: int = 0
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    rejects_path: str | None = None
+    days: Mapping[date, ObjectDay] = field(default_factory=dict)
+    failure: Failure | None = None
+
+    @property
+    def rows(self) -> int:
+        """Usable rows, of all days."""
+        return sum(brought.rows for brought in self.days.values())
+
+    @property
+    def rejects(self) -> int:
+        """Rejected lines, for whatever reason."""
+        return sum(self.rejected.values())
+
+    @property
+    def unaccounted(self) -> int:
+        """Lines that are neither a row, rejected, blank nor a header: anything but 0 is a fault."""
+        return self.lines - self.rows - self.rejects - self.blank - self.header
