@@ -12,12 +12,16 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as cases
+from hypothesis import strategies as st
 
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.io_managers.partitioned import PARTITIONED, File, Partitioned
-from user_pipeline.io_managers.tables import DailyTableIOManager
+from user_pipeline.io_managers.tables import DailyTableIOManager, IncrementalIOManager, MissingTableError, read_table
 from user_pipeline.lake.transfer import new_path, put
 from user_pipeline.resources.postgres import StatementError
+from user_pipeline.transforms import Frame
 from user_pipeline.warehouse.tables import TableMismatchError, replace_days
 from user_pipeline_tests.defs.test_checks import sql
 from user_pipeline_tests.platform import Platform
@@ -216,6 +220,111 @@ def test_readers_see_the_old_or_the_new_rows_and_never_wait(platform: Platform) 
     assert seen
 
 
+def test_a_writer_that_fails_lets_the_next_one_through(platform: Platform) -> None:
+    write(platform, {DAYS[0]: rows_of(DAYS[0], 10)})
+    sql(platform, "staging", "alter table pipeline.lake_files add constraint few check (rows < 100)")
+    # The table takes the rows, the registry does not.
+    with pytest.raises(StatementError, match='"few"'):
+        write(platform, {DAYS[0]: rows_of(DAYS[0], 200)})
+    assert (counts(platform), in_lake(platform)) == ({(DAYS[0], "/"): 10}, {DAYS[0]: 10})
+    write(platform, {DAYS[1]: rows_of(DAYS[1], 3)})
+    assert counts(platform) == {(DAYS[0], "/"): 10, (DAYS[1], "/"): 3}
+    assert in_lake(platform) == {DAYS[0]: 10, DAYS[1]: 3}
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata"])
+def test_a_day_is_that_of_utc_whatever_the_server_s_zone(platform: Platform, zone: str) -> None:
+    hours = [datetime(2017, 4, 2, hour, 59, 59) for hour in (0, 12, 23)]
+    rows = [{"ts": hour, "url": "/", "environment": "production", "user_id": 1} for hour in hours]
+    sql(platform, "staging", f"alter role current_user in database staging set timezone = '{zone}'")
+    platform.staging.close()
+    try:
+        for _ in range(2):
+            write(platform, {DAYS[1]: pa.Table.from_pylist(rows, SCHEMA)})
+        assert [row[0] for row in platform.table("staging", "page_views")] == hours
+    finally:
+        sql(platform, "staging", "alter role current_user in database staging reset timezone")
+        platform.staging.close()
+
+
+# What readers get
+
+
+def test_a_whole_table_can_be_read_more_than_once_and_holds_no_connection(platform: Platform) -> None:
+    table = rows_of(DAYS[0], 5, "ü'\"\\😀\n\t,")
+    write(platform, {DAYS[0]: table})
+    with platform.engine() as engine:
+        frame = read_table(platform.staging, engine, "page_views")
+        sql(platform, "staging", "set local lock_timeout = '10s'", "drop table page_views")
+        for _ in range(2):
+            assert frame.sort("user_id").collect("pyarrow").to_native().to_pylist() == table.to_pylist()
+
+
+def test_a_table_that_was_never_written_is_told_at_once(platform: Platform) -> None:
+    attempts: list[int] = []
+
+    @dg.asset(partitions_def=DAILY, dagster_type=PARTITIONED, metadata={"partition_expr": "last_viewed"})
+    def user_page_views() -> Any:
+        raise AssertionError
+
+    @dg.asset(partitions_def=DAILY, retry_policy=RETRY)
+    def take(user_page_views: Frame) -> None:
+        attempts.append(1)
+
+    platform.lake.analytics.open()
+    with platform.engine() as engine:
+        result = dg.materialize(
+            [user_page_views, take],
+            resources={
+                "io_manager": IncrementalIOManager(
+                    lake=platform.lake, engine=engine, folder="daily", database="analytics"
+                )
+            },
+            selection=["take"],
+            partition_key=DAYS[0].isoformat(),
+            raise_on_error=False,
+        )
+        with pytest.raises(
+            MissingTableError, match=r"public\.page_views does not exist in the database of USER_PIPELINE_"
+        ):
+            read_table(platform.staging, engine, "page_views")
+    assert reason(result) == (
+        "the table public.user_page_views does not exist in the database of USER_PIPELINE_ANALYTICS_URL; "
+        "materialize the asset user_page_views first"
+    )
+    assert attempts == []
+
+
+texts = st.one_of(
+    st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8),
+    st.sampled_from(["", "'", "\\N", "\\", "\\.", "\t", "\r\n", "😀", '""', "NULL", "%s", "$1"]),
+)
+made_rows = st.lists(
+    st.fixed_dictionaries(
+        {
+            "ts": st.datetimes(datetime(2017, 4, 1), datetime(2017, 4, 1, 23, 59, 59, 999_999)),
+            "url": st.one_of(st.none(), texts),
+            "environment": st.one_of(st.none(), texts),
+            "user_id": st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)),
+        }
+    ),
+    max_size=8,
+)
+
+
+@cases(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(made_rows)
+def test_values_come_back_as_they_were(platform: Platform, rows: list[dict[str, Any]]) -> None:
+    table = pa.Table.from_pylist(rows, SCHEMA)
+    assert write(platform, {DAYS[0]: table}) == len(rows)
+    with platform.engine() as engine:
+        back = read_table(platform.staging, engine, "page_views").collect("pyarrow").to_native()
+    assert back.schema.remove_metadata() == SCHEMA
+    assert sorted(back.to_pylist(), key=repr) == sorted(table.to_pylist(), key=repr)
+
+
 # Through Dagster.
 
 
@@ -257,6 +366,15 @@ def materialize(platform: Platform, asset: dg.AssetsDefinition, first: date, las
             },
             raise_on_error=False,
         )
+
+
+def reason(result: dg.ExecuteInProcessResult) -> str:
+    """What the only failed step says; it was not tried again."""
+    [failed] = result.get_step_failure_events()
+    assert not [event for event in result.all_events if event.is_step_up_for_retry]
+    shown = failed.step_failure_data.user_failure_data
+    assert shown
+    return str(shown.description)
 
 
 def noon(day: date) -> datetime:
@@ -302,3 +420,25 @@ def test_what_does_not_fit_the_run_s_partitions_is_refused(platform: Platform) -
     result = materialize(platform, asset_of({DAYS[0]: []}, []), DAYS[0], DAYS[1])
     assert not result.success
     assert platform.lake_files("cleaned") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("alter table page_views add check (user_id > 1)", "USER_PIPELINE_STAGING_URL: Postgres says: "),
+        ("alter table pipeline.lake_files add check (rows = 3)", "USER_PIPELINE_STAGING_URL: Postgres says: "),
+        ("alter table page_views add column more int", "the rows lack more (integer)"),
+    ],
+)
+def test_what_no_second_try_mends_is_not_tried_again_and_changes_nothing(
+    platform: Platform, change: str, problem: str
+) -> None:
+    write(platform, {DAYS[0]: rows_of(DAYS[0], 3).set_column(3, "user_id", pa.array([2, 3, 4]))})
+    sql(platform, "staging", change)
+    before = platform.table("staging", "page_views"), platform.lake.staging.versions("page_views")
+    attempts: list[int] = []
+    result = materialize(platform, asset_of({DAYS[0]: [noon(DAYS[0])]}, attempts), DAYS[0], DAYS[0])
+    assert problem in reason(result)
+    assert len(attempts) == 1
+    assert (platform.table("staging", "page_views"), platform.lake.staging.versions("page_views")) == before
+    assert in_lake(platform) == {DAYS[0]: 3}
