@@ -193,7 +193,7 @@ def _launch(checkout: Checkout, day: str) -> str:
 def test_what_runs_leave_is_for_their_user_alone(checkout: Checkout) -> None:
     assert modes(checkout.data) == {}
     for day in DAYS:
-        for file in (f"lake/exports/user_page_views/date={day}/*.csv", f"lake/raw/raw_page_views/date={day}/*.parquet"):
+        for file in (f"lake/exports/user_page_views/date={day}/*.csv", f"lake/raw/page_views/date={day}/*.parquet"):
             assert list(checkout.data.glob(file)), file
     # Of the launched run, of the one on the command line.
     logs = list(checkout.data.glob("dagster/compute_logs/**/*.err"))

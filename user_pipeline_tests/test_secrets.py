@@ -89,8 +89,12 @@ def platform(server: PasswordServer, tmp_path: Path, monkeypatch: pytest.MonkeyP
         create_tables(databases)
         for database in (databases.staging, databases.analytics):
             with database.transaction() as transaction:
-                for (table,) in transaction.fetch("select tablename::text from pg_tables where schemaname = 'public'"):
-                    transaction.execute(f"truncate public.{table}")
+                # The lake is another one, too.
+                for (table,) in transaction.fetch(
+                    "select format('%I.%I', schemaname, tablename) from pg_tables "
+                    "where schemaname in ('public', 'pipeline')"
+                ):
+                    transaction.execute(f"truncate {table}")
         deliver()
         yield Platform(tmp_path, environment, resolved, databases)
         databases.close()

@@ -16,8 +16,8 @@ from user_pipeline.defs.resources import RESOURCES
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.io_managers.exports import CsvIOManager
 from user_pipeline.io_managers.files import FilesIOManager, stored_as
-from user_pipeline.io_managers.lake import LakeIOManager
 from user_pipeline.io_managers.partitioned import PARTITIONED, File, Partitioned
+from user_pipeline.io_managers.raw import RawIOManager
 from user_pipeline.io_managers.snapshots import SnapshotIOManager
 from user_pipeline.io_managers.tables import DailyTableIOManager, IncrementalIOManager
 from user_pipeline.lake.lake import Lake
@@ -60,14 +60,15 @@ def test_a_run_has_one_engine_one_storage_and_one_pair_of_databases(
 
     @dg.asset(
         partitions_def=DAILY,
-        io_manager_key="raw_io_manager",
+        io_manager_key="cleaned_io_manager",
         required_resource_keys=everything,
         dagster_type=PARTITIONED,
         metadata={"partition_expr": "ts"},
     )
-    def frame(context: dg.AssetExecutionContext) -> Partitioned[File]:
+    def page_views(context: dg.AssetExecutionContext) -> Partitioned[File]:
         note(context.resources)
-        rows = nw.from_native(pa.table({"ts": [datetime.fromisoformat(DAY)]})).lazy()
+        row = {"ts": [datetime.fromisoformat(DAY)], "url": ["/"], "environment": ["production"], "user_id": [1]}
+        rows = nw.from_native(pa.table(row)).lazy()
         return Partitioned({DAY: file_of(context.resources.engine, rows, DAY)})
 
     @dg.asset(
@@ -76,7 +77,7 @@ def test_a_run_has_one_engine_one_storage_and_one_pair_of_databases(
         required_resource_keys=everything,
         dagster_type=PARTITIONED,
         metadata=stored_as("folder", "file"),
-        deps=[frame],
+        deps=[page_views],
     )
     def whole_file(context: dg.AssetExecutionContext) -> Partitioned[File]:
         note(context.resources)
@@ -90,7 +91,7 @@ def test_a_run_has_one_engine_one_storage_and_one_pair_of_databases(
         return dg.AssetCheckResult(passed=True)
 
     run = dg.Definitions(
-        assets=[frame, whole_file], asset_checks=[check], resources=RESOURCES, executor=dg.in_process_executor
+        assets=[page_views, whole_file], asset_checks=[check], resources=RESOURCES, executor=dg.in_process_executor
     )
     assert run.resolve_implicit_global_asset_job_def().execute_in_process(partition_key=DAY).success
     assert [len(objects) for objects in seen.values()] == [1, 1, 1, 1]
@@ -98,7 +99,8 @@ def test_a_run_has_one_engine_one_storage_and_one_pair_of_databases(
     assert len(made) == 4
     assert list((platform.root / "scratch").iterdir()) == []
     assert platform.lake_files("folder") == [f"folder/date={DAY}/file"]
-    assert platform.lake_files("raw") == [str(platform.lake_file("frame", DAY).relative_to(platform.root / "lake"))]
+    stored = platform.lake_file("page_views", DAY)
+    assert platform.lake_files("cleaned") == [str(stored.relative_to(platform.root / "lake"))]
 
 
 def test_the_settings_are_those_of_the_time_a_run_begins(
@@ -117,7 +119,7 @@ def test_the_code_location_gives_these_resources() -> None:
     given = defs.get_repository_def().get_top_level_resources()
     assert set(RESOURCES) <= set(given)
     assert {key: (type(RESOURCES[key]), getattr(RESOURCES[key], "database", None)) for key in IO_MANAGERS} == {
-        "raw_io_manager": (LakeIOManager, "staging"),
+        "raw_io_manager": (RawIOManager, "staging"),
         "cleaned_io_manager": (DailyTableIOManager, "staging"),
         "marts_io_manager": (IncrementalIOManager, "analytics"),
         "snapshots_io_manager": (SnapshotIOManager, None),
