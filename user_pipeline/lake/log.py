@@ -78,7 +78,8 @@ def read_log(storage: "ObjectStorage", log: Log) -> Iterator[dict[str, Any]]:
 
 def has_logs(storage: "ObjectStorage", database: str) -> bool:
     """Whether a database has committed to this lake before."""
-    return any(True for page in storage.lake.list(_folder(database).rstrip("/"), chunk_size=1) for _ in page)
+    pages = storage.lake.list(_folder(database).rstrip("/"), chunk_size=1)
+    return any(item["path"].endswith(".jsonl.gz") for page in pages for item in page)
 
 
 def _folder(database: str) -> str:
