@@ -1,4 +1,4 @@
-"""The practical floor: DuckDB parses, dedupes and aggregates, COPY loads. No catalog, no checks, no increments.
+"""The practical floor: DuckDB parses, dedupes and aggregates, COPY loads. No manifest, no checks, no increments.
 
     python benchmarks/peers/bare.py SOURCE DATABASE_URL [--day 2017-05-01]
 
