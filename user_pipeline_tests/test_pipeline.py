@@ -42,3 +42,13 @@ def test_an_empty_source_gives_empty_tables(platform: Platform) -> None:
     assert platform.materialize("2017-04-01", "2017-04-03").success
     assert platform.rows("analytics", "select * from user_page_views") == []
     assert platform.rows("staging", "select * from page_views") == []
+
+
+def test_the_preview_of_an_incremental_table_shows_the_table(platform: Platform) -> None:
+    platform.put("UserUpdates/a", update("2017-04-01T08:00:00", 1))
+    platform.put_views("PageViews/a", [view("2017-04-01T09:00:00")])
+    result = platform.materialize("2017-04-01")
+    for asset, columns in (("users", "user | email | name"), ("user_page_views", "user | email | url | count")):
+        [event] = result.asset_materializations_for_node(asset)
+        shown = str(event.metadata["preview"].value).replace("\\_id", "")
+        assert columns in shown, shown

@@ -73,6 +73,10 @@ class LakeIOManager(RegisteredIOManager):
     def bring_in(self, context: dg.OutputContext, transaction: "Transaction", files: Mapping[date, Path]) -> None:
         """Bring the rows of the files into what people query, in the transaction that registers them."""
 
+    def describe(self, file: dict[str, Any]) -> dict[str, Any]:
+        """What is shown of a partition, from what can be told of its file."""
+        return file
+
     def _store(self, asset: str, day: date, file: File) -> LakeFile:
         rows = self.engine.count([file.path]) if file.rows is None else file.rows
         return put(self.lake.storage, new_path(f"{self.folder}/{asset}", day), file.path, rows)
@@ -87,6 +91,6 @@ class LakeIOManager(RegisteredIOManager):
         for day, file in local.items():
             url = self.lake.storage.lake_url(stored[day].path)
             rows = stored[day].rows
-            shown = file_metadata(file.path, rows, url, parquet_head(file.path))
+            shown = self.describe(file_metadata(file.path, rows, url, parquet_head(file.path)))
             self.add_metadata(context, day.isoformat(), {**shown, **taken, **file.metadata})
             context.log.info("%s: wrote %d rows", stored[day].path, rows)

@@ -55,6 +55,10 @@ class IncrementalIOManager(LakeIOManager):
             {"dagster/table_name": table_name(transaction, table), **table_preview(transaction, table)}
         )
 
+    def describe(self, file: dict[str, Any]) -> dict[str, Any]:
+        """Without its first rows: those of the table are shown."""
+        return {name: value for name, value in file.items() if name != "preview"}
+
     def load_input(self, context: dg.InputContext) -> Any:
         """The whole table, as a lazy frame."""
         with never_retried():
