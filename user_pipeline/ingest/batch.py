@@ -10,9 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from user_pipeline.ingest.compression import BrokenObjectError, open_decompressed
 from user_pipeline.ingest.entries import Entry, ObjectDay, Unfetched
 from user_pipeline.ingest.feeds import Feed, parse_macros
-from user_pipeline.ingest.lines import BrokenObjectError, LineCounter, cut, open_text
+from user_pipeline.ingest.lines import LineCounter, cut
 from user_pipeline.lake.transfer import new_path, put
 from user_pipeline.masking import mask, mask_key
 from user_pipeline.resources.storage import ObjectStorage
@@ -166,7 +167,7 @@ class IngestBatch:
                 content = self._source.get(item["path"])
                 self._etags[number] = content.etag or item["e_tag"]
                 for batch in cut(
-                    open_text(content.chunks, item["path"]),
+                    open_decompressed(content.chunks, item["path"]),
                     stored_bytes=item["size"],
                     limits=self._limits,
                     quoted_newlines=self._feed.quoted_newlines,

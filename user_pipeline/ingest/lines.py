@@ -4,21 +4,19 @@ A line ends at a newline; in a feed with quoted newlines a quoted field may go o
 lines, which then count as one line, numbered where it begins (RFC 4180, section 2).
 """
 
-import gzip
 import io
 import re
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from user_pipeline.ingest.compression import Blocks, BrokenObjectError
 from user_pipeline.settings import ObjectLimits
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-BLOCK_BYTES = 4 * 2**20
 MAX_LINE_BYTES = 64 * 2**20
 """A longer line is rejected: a file without newlines must not fill memory."""
 KEPT_LINE_BYTES = 64 * 2**10
@@ -26,19 +24,10 @@ KEPT_LINE_BYTES = 64 * 2**10
 MAX_QUOTED_BYTES = 2**20
 """A quoted field is followed over line ends for this long; past it, its first line is taken as broken."""
 
-_GZIP_MAGIC = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
 _WHITE_SPACE = tuple(b" \t\r\n")
 _CSV_FIELD = rb'(?:"[^"]*(?:""[^"]*)*"|[^",\r\n]*)'
 _CSV_RECORD = re.compile(_CSV_FIELD + rb"(?:," + _CSV_FIELD + rb"){4}\r?\n?")
-
-
-class BrokenObjectError(Exception):
-    """An object cannot be read to its end: it is a damaged ``.gz``, or larger than the limits allow."""
-
-
-UNCHECKED_BYTES = 16 * 2**20
-"""So much of any object is read, however small it is as stored."""
 
 
 @dataclass(slots=True)
@@ -52,20 +41,6 @@ class LineCounter:
 
     lines: int = 0
     blank: int = 0
-
-
-def open_text(chunks: Iterable[bytes | memoryview], name: str) -> io.BufferedIOBase:
-    """The decompressed bytes of an object, as a stream.
-
-    Compression is told by the first bytes, not by the name: stores and browsers decompress in passing
-    and leave the name as it was.
-    """
-    raw = io.BufferedReader(_Chunks(iter(chunks)), buffer_size=BLOCK_BYTES)
-    head = raw.peek(2)[:2]
-    # One byte of a .gz that was cut right there is still a truncated .gz.
-    if head == _GZIP_MAGIC or (name.endswith(".gz") and head == _GZIP_MAGIC[:1]):
-        return gzip.GzipFile(fileobj=raw)
-    return raw
 
 
 def cut(
@@ -92,7 +67,7 @@ def cut(
     number = 1
     carry = b""
     first = True
-    blocks = _Blocks(stream, stored_bytes, limits)
+    blocks = Blocks(stream, stored_bytes, limits)
     while True:
         block = blocks.read()
         at_end = not block
@@ -118,69 +93,6 @@ def cut(
             raise BrokenObjectError(f"it has more lines than USER_PIPELINE_MAX_OBJECT_LINES allows, {limits.lines:,}")
         if at_end:
             return
-
-
-class _Blocks:
-    """The blocks of a stream, as long as it stays within the limits."""
-
-    def __init__(self, stream: io.BufferedIOBase, stored_bytes: int, limits: ObjectLimits) -> None:
-        self._stream = stream
-        self._stored_bytes = stored_bytes
-        self._limits = limits
-        self._size = 0
-
-    def read(self) -> bytes:
-        """The next block; empty at the end.
-
-        Raises:
-            BrokenObjectError: the stream is damaged or passes a limit.
-        """
-        try:
-            block = _read_block(self._stream)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise BrokenObjectError(f"{error}".rstrip(".")) from error
-        self._size += len(block)
-        limits, stored = self._limits, self._stored_bytes
-        if self._size > limits.size:
-            raise BrokenObjectError(f"it is larger than USER_PIPELINE_MAX_OBJECT_SIZE allows, {limits.size:,} bytes")
-        if self._size > UNCHECKED_BYTES and self._size > limits.ratio * stored:
-            raise BrokenObjectError(
-                f"its {stored:,} bytes become more than {limits.ratio:,} times as many, which is all that "
-                "USER_PIPELINE_MAX_COMPRESSION_RATIO allows"
-            )
-        return block
-
-
-class _Chunks(io.RawIOBase):
-    """The chunks of an object store's response, readable as a file."""
-
-    def __init__(self, chunks: Iterator[bytes | memoryview]) -> None:
-        self._chunks = chunks
-        self._rest = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, target: Any) -> int:  # noqa: ANN401 - a writable buffer has no narrower type in 3.11
-        while not self._rest:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return 0
-            self._rest = memoryview(chunk).cast("B")
-        size = min(len(target), len(self._rest))
-        target[:size] = self._rest[:size]
-        self._rest = self._rest[size:]
-        return size
-
-
-def _read_block(stream: io.BufferedIOBase) -> bytes:
-    """Up to a block: ``read`` of a gzip stream gives less than it is asked for."""
-    parts = []
-    missing = BLOCK_BYTES
-    while missing and (part := stream.read(missing)):
-        parts.append(part)
-        missing -= len(part)
-    return b"".join(parts)
 
 
 class _Lines:
@@ -313,7 +225,7 @@ def _batch(numbers: "pa.Array", text: "pa.Array", broken: "pa.Array", sizes: "pa
     return pa.record_batch([numbers, text, broken, sizes], names=["line", "text", "broken", "size"])
 
 
-def _skip_line(blocks: _Blocks) -> tuple[int, bytes]:
+def _skip_line(blocks: Blocks) -> tuple[int, bytes]:
     """Read past the end of the current line; how many bytes of it there were, and what follows it."""
     skipped = 0
     while block := blocks.read():

@@ -454,7 +454,7 @@ def test_limits_count_what_is_at_them_as_within(platform: Platform) -> None:
 
 def test_a_line_without_an_end_stops_at_the_limit(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("user_pipeline.ingest.lines.MAX_LINE_BYTES", 10_000)
-    monkeypatch.setattr("user_pipeline.ingest.lines.BLOCK_BYTES", 1_000)
+    monkeypatch.setattr("user_pipeline.ingest.compression.BLOCK_BYTES", 1_000)
     platform.put("PageViews/a", b"x" * 1_000_000)
     [entry] = ingest(platform, size=100_000).broken
     assert "USER_PIPELINE_MAX_OBJECT_SIZE" in (entry.error or "")
@@ -464,7 +464,7 @@ def test_a_gzip_that_breaks_off_inside_a_long_line_is_broken_and_no_other(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("user_pipeline.ingest.lines.MAX_LINE_BYTES", 1_000)
-    monkeypatch.setattr("user_pipeline.ingest.lines.BLOCK_BYTES", 1_000)
+    monkeypatch.setattr("user_pipeline.ingest.compression.BLOCK_BYTES", 1_000)
     platform.put("PageViews/a.gz", gzip.compress(os.urandom(50_000).replace(b"\n", b""))[:-10])
     platform.put_views("PageViews/b", [GOOD])
     assert [entry.key for entry in ingest(platform).broken] == ["PageViews/a.gz"]

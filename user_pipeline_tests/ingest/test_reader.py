@@ -239,7 +239,7 @@ def test_a_line_of_ten_megabytes_is_a_line(platform: Platform) -> None:
 def test_a_line_longer_than_the_limit_is_rejected_and_the_next_one_read(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("user_pipeline.ingest.lines.BLOCK_BYTES", 1000)
+    monkeypatch.setattr("user_pipeline.ingest.compression.BLOCK_BYTES", 1000)
     monkeypatch.setattr("user_pipeline.ingest.lines.MAX_LINE_BYTES", 70_000)
     platform.put_views("PageViews/x", [GOOD, "y" * 200_000, GOOD])
     [entry] = ingest(platform, PAGE_VIEWS).entries
@@ -254,7 +254,7 @@ def test_a_line_longer_than_the_limit_is_rejected_and_the_next_one_read(
 def test_lines_do_not_depend_on_where_blocks_end(
     platform: Platform, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    monkeypatch.setattr("user_pipeline.ingest.lines.BLOCK_BYTES", block)
+    monkeypatch.setattr("user_pipeline.ingest.compression.BLOCK_BYTES", block)
     names = ["A\nnn", "ü", 'x"\r\ny', "", "\n\n"]
     content = "".join(update("2017-04-01T00:00:00", n, name=name) for n, name in enumerate(names)).encode()
     platform.put("UserUpdates/x", b"\xef\xbb\xbf" + content + b'"open\n' + content)
