@@ -160,6 +160,7 @@ _Memory = Annotated[
 _Share = Annotated[float, Field(ge=0, le=1), _written(".+", "a share between 0 and 1, such as {default}")]
 _Size = Annotated[ByteSize, Field(ge=1), _written(_BYTES, "a size above 0, such as {default} or 512MiB")]
 _Count = Annotated[int, Field(ge=1), _written("[0-9]{1,15}", "a whole number from 1, such as {default}")]
+_Seconds = Annotated[int, Field(ge=0), _written("[0-9]{1,7}", "a number of seconds from 0 to 9999999, such as 600")]
 _Days = Annotated[int, Field(ge=1), _written("[0-9]{1,4}", "a number of days from 1 to 9999, such as {default}")]
 
 
@@ -198,6 +199,9 @@ class Settings(BaseSettings):
     )
     max_object_lines: _Count = _setting("USER_PIPELINE_MAX_OBJECT_LINES", "100000000", "lines of an object")
     max_object_rejects: _Count = _setting("USER_PIPELINE_MAX_OBJECT_REJECTS", "1000000", "rejected lines of an object")
+    settle_seconds: _Seconds = _setting(
+        "USER_PIPELINE_SETTLE_SECONDS", "0", "an object is left alone until it has not changed for so long"
+    )
     recommendation_days: _Days = _setting(
         "USER_PIPELINE_RECOMMENDATION_DAYS",
         "90",
@@ -248,6 +252,11 @@ class Settings(BaseSettings):
     def uses_embedded_postgres(self) -> bool:
         """Whether any database is left to the embedded server."""
         return any(database.url is None for database in (self.staging, self.analytics, self.dagster))
+
+    @property
+    def settle_time(self) -> timedelta:
+        """How long an object must not have changed before it is read."""
+        return timedelta(seconds=self.settle_seconds)
 
     @property
     def object_limits(self) -> ObjectLimits:

@@ -1,7 +1,7 @@
 import re
 import subprocess
 import sys
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -35,8 +35,13 @@ def test_an_empty_environment_works_on_a_laptop(tmp_path: Path, monkeypatch: pyt
     assert settings.engine == "duckdb"
     assert settings.memory_limit == 2 * 10**9
     assert settings.max_reject_share == 0.05
+    assert settings.settle_seconds == 0
     assert settings.recommendation_days == 90
     assert settings.object_limits == ObjectLimits(size=50 * 10**9, ratio=200, lines=100_000_000, rejects=1_000_000)
+
+
+def test_an_object_may_be_left_to_settle() -> None:
+    assert read(USER_PIPELINE_SETTLE_SECONDS="600").settle_time == timedelta(minutes=10)
 
 
 def test_an_empty_value_counts_as_unset() -> None:
@@ -103,6 +108,8 @@ def test_embedded_postgres_is_needed_until_every_database_is_configured() -> Non
         ("USER_PIPELINE_MAX_REJECT_SHARE", "1.5", "between 0 and 1"),
         ("USER_PIPELINE_MAX_REJECT_SHARE", "-0.1", "between 0 and 1"),
         ("USER_PIPELINE_MAX_REJECT_SHARE", "nan", "between 0 and 1"),
+        ("USER_PIPELINE_SETTLE_SECONDS", "-1", "from 0 to 9999999, such as 600"),
+        ("USER_PIPELINE_SETTLE_SECONDS", "10m", "from 0 to 9999999, such as 600"),
         ("USER_PIPELINE_RECOMMENDATION_DAYS", "0", "from 1 to 9999"),
         ("USER_PIPELINE_RECOMMENDATION_DAYS", "-3", "from 1 to 9999"),
         ("USER_PIPELINE_RECOMMENDATION_DAYS", "10000", "from 1 to 9999"),

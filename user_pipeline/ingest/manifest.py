@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 from user_pipeline.ingest import commit
 from user_pipeline.ingest.entries import Entry, Failure, ObjectDay, Unfetched, object_id
 from user_pipeline.ingest.feeds import Feed
+from user_pipeline.ingest.look import Look
 from user_pipeline.ingest.rejects import create_rejects, replace_rejects
 from user_pipeline.lake.log import write_log
 from user_pipeline.lake.registry import LakeFile, Registry, begin_commit
@@ -110,55 +111,6 @@ class DayObjects:
 
     as_of: int
     objects: Sequence[tuple[str, str]]
-
-
-class Look:
-    """A listing beside what is known of its objects; valid as long as the block of :meth:`Manifest.look` lasts.
-
-    Attributes:
-        listed: how many objects are in the listing.
-    """
-
-    def __init__(self, transaction: "Transaction", feed: Feed, listed: int) -> None:
-        self._transaction = transaction
-        self._feed = literal(feed.name)
-        self.listed = listed
-
-    def unknown(self, start_date: date, now: datetime | None = None) -> "pa.RecordBatchReader":
-        """The objects of the listing that are new, changed, or were read under a later start date; oldest first.
-
-        Args:
-            start_date: the first day accepted now; objects that lost lines to a later one are read again.
-            now: what could not be fetched and is to be tried again later than this is left out; None leaves
-                nothing out.
-
-        Returns:
-            columns as in the listing, to be read before anything else is asked for.
-        """
-        waits = "false" if now is None else f"k.failed_etag = l.e_tag and k.retry_at > '{now.isoformat()}'"
-        return self._transaction.stream(
-            f"""
-            select l.path, l.e_tag, l.size, l.last_modified, l.problem
-            from listed l left join pipeline.ingested_objects k
-              on k.feed = {self._feed} and k.object_id = substring(sha256(convert_to(l.path, 'UTF8')) for 16)
-            where (k.key is null or k.start_date is null or k.etag <> l.e_tag
-                or (k.start_date > '{start_date}' and jsonb_exists(k.rejected, 'out_of_range')))
-              and not coalesce({waits}, false)
-            order by l.last_modified, l.path collate "C"
-            """
-        )
-
-    def gone(self) -> list[str]:
-        """The objects that were never read, or are broken, and are in the listing no more: nothing is left to mend."""
-        found = self._transaction.fetch(
-            f"""
-            select k.key from pipeline.ingested_objects k
-            where k.feed = {self._feed} and (k.error is not null or k.start_date is null)
-              and not exists (select from listed l where l.path = k.key)
-            order by k.key collate "C"
-            """
-        )
-        return [key for (key,) in found]
 
 
 class Manifest:

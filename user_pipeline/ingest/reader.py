@@ -4,13 +4,14 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from user_pipeline.errors import PermanentError
 from user_pipeline.ingest.batch import IngestBatch
 from user_pipeline.ingest.entries import Entry
 from user_pipeline.ingest.feeds import Feed
+from user_pipeline.ingest.look import Settled
 from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.masking import mask_key
 from user_pipeline.resources.source import Source
@@ -60,6 +61,7 @@ class Ingested:
         manifest: what is known of the feed's objects.
         since: the newest commit to the staging database before that.
         listed: how many objects are in the folder.
+        settling: how many objects were left alone because they have changed lately.
         read: how many objects were read now, broken ones included.
         lines: how many ``lines``, ``rows``, ``rejected``, ``blank`` and ``header`` lines they have.
         reasons: rejected lines by reason.
@@ -70,6 +72,7 @@ class Ingested:
     manifest: Manifest
     since: int
     listed: int = 0
+    settling: int = 0
     read: int = 0
     lines: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -114,6 +117,7 @@ def read_new_objects(
     start_date: date,
     now: datetime,
     run_id: str,
+    settle: timedelta = timedelta(),
 ) -> Ingested:
     """Bring every object that is new or changed into the lake.
 
@@ -129,6 +133,7 @@ def read_new_objects(
         start_date: events before this day are out of range.
         now: events after the day that follows this moment (UTC) are out of range.
         run_id: who reads.
+        settle: an object that has changed within this time before ``now`` is left to a later look.
 
     An object that cannot be fetched, or is found broken, is told of in the result and keeps no other one from
     being read.
@@ -145,7 +150,9 @@ def read_new_objects(
         result.listed = look.listed
         gone = look.gone()
         # They may be many, and no connection is to wait until they are read.
-        _spool(look.unknown(start_date), unknown)
+        settled = Settled(now, settle)
+        result.settling = look.settling(start_date, settled)
+        _spool(look.unknown(start_date, settled=settled), unknown)
 
     def read(objects: list[dict[str, Any]]) -> IngestBatch:
         batch = IngestBatch(

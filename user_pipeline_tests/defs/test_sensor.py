@@ -1,5 +1,6 @@
 """The sensor on a real source, lake and Dagster instance: tick, run what it asks for, tick again."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -319,3 +320,19 @@ def test_a_change_that_is_committed_during_a_tick_is_seen_by_the_next_one(
     daemon.tick()
     [request] = daemon.tick()
     assert request.partition_key == "2017-04-02"
+
+
+def test_an_object_that_is_still_written_is_asked_for_once_it_has_settled(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USER_PIPELINE_SETTLE_SECONDS", "600")
+    settings.current.cache_clear()
+    daemon.platform.put_views("PageViews/a", views(1))
+    assert daemon.tick() == []
+    assert daemon.skip_reason is not None
+    assert "PageViews: 1 objects, 0 new or changed, 1 left to settle" in daemon.skip_reason
+    assert daemon.tick() == []
+    file = daemon.platform.root / "source/PageViews/a"
+    os.utime(file, (file.stat().st_mtime - 600,) * 2)
+    assert daemon.settle() == ["2017-04-01...2017-04-01"]
+    assert daemon.tick() == []

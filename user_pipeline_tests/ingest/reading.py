@@ -49,6 +49,7 @@ def ingest(
     limits: ObjectLimits | None = None,
     source: Any = None,
     alone: bool = True,
+    **more: Any,
 ) -> Read:
     """Look once; ``alone``, the entries written since are those of this look, and it has counted them right."""
     manifest = manifest_of(platform, feed)
@@ -61,6 +62,7 @@ def ingest(
             start_date=start,
             now=now,
             run_id="of a test",
+            **more,
         )
     written = list(manifest.entries(since=ingested.since))
     read = [entry for entry in written if not entry.failure]

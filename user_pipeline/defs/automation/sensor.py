@@ -19,6 +19,7 @@ from user_pipeline.defs.common import partition_range
 from user_pipeline.defs.ingest.data_versions import is_done, latest_versions, raw_key, unreported_days
 from user_pipeline.errors import masked
 from user_pipeline.ingest.feeds import FEEDS
+from user_pipeline.ingest.look import Settled
 from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.lake.registry import Registry
 from user_pipeline.resources.postgres import Databases
@@ -84,6 +85,7 @@ def _look(
 ) -> Iterator[dg.RunRequest]:
     """A run that ingests what is new, unless one is going on or has just tried in vain."""
     start_date = settings.current().start_date
+    settled = Settled(now, settings.current().settle_time)
     # Tells one set of objects that wait from any other.
     waiting = hashlib.sha256()
     unknown = 0
@@ -91,11 +93,13 @@ def _look(
         feed = manifest.feed
         with manifest.look(storage.source.list(feed.folder)) as look:
             found = 0
-            for batch in look.unknown(start_date, now):
+            settling = look.settling(start_date, settled)
+            for batch in look.unknown(start_date, now, settled):
                 found += batch.num_rows
                 for path, etag in zip(batch["path"].to_pylist(), batch["e_tag"].to_pylist(), strict=True):
                     waiting.update(repr((feed.name, path, etag)).encode())
-            seen.append(f"{feed.folder}: {look.listed} objects, {found} new or changed")
+            later = f", {settling} left to settle" if settling else ""
+            seen.append(f"{feed.folder}: {look.listed} objects, {found} new or changed{later}")
         unknown += found
     if not unknown:
         return

@@ -64,6 +64,7 @@ def _ingest(context: dg.AssetExecutionContext, feed: Feed, lake: Lake, engine: E
             start_date=settings.current().start_date,
             now=datetime.now(UTC),
             run_id=context.run.run_id,
+            settle=settings.current().settle_time,
         )
         changed = ingested.manifest.changes(ingested.since)
         # Days that other runs changed too: a run that was killed may not have reported them.
@@ -98,6 +99,7 @@ def _counts(ingested: Ingested) -> dict[str, int]:
     return {
         "objects_in_source": ingested.listed,
         "objects_read": ingested.read,
+        "objects_left_to_settle": ingested.settling,
         "objects_not_fetched": len(ingested.failing),
         "lines_read": ingested.lines["lines"],
         "rows_read": ingested.lines["rows"],

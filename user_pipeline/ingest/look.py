@@ -1,0 +1,106 @@
+"""A listing of the source beside what the manifest knows of its objects: what is to be read, and what is gone."""
+
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from user_pipeline.resources.postgres import literal
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from user_pipeline.ingest.feeds import Feed
+    from user_pipeline.resources.postgres import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Leaves an object alone until it has not changed for some time.
+
+    Attributes:
+        now: this moment.
+        time: how long. What claims to be from later than that after ``now`` is not waited for: whoever wrote it has
+            another clock, and it might wait for ever.
+    """
+
+    now: datetime
+    time: timedelta
+
+    @property
+    def sql(self) -> str:
+        """Whether the row ``l`` of a listing is of an object that has changed lately."""
+        if not self.time:
+            return "false"
+        return (
+            f"(l.last_modified > '{(self.now - self.time).isoformat()}' "
+            f"and l.last_modified <= '{(self.now + self.time).isoformat()}')"
+        )
+
+
+class Look:
+    """A listing beside what is known of its objects; valid as long as the block of :meth:`Manifest.look` lasts.
+
+    Attributes:
+        listed: how many objects are in the listing.
+    """
+
+    def __init__(self, transaction: "Transaction", feed: "Feed", listed: int) -> None:
+        self._transaction = transaction
+        self._feed = literal(feed.name)
+        self.listed = listed
+
+    def unknown(
+        self, start_date: date, now: datetime | None = None, settled: Settled | None = None
+    ) -> "pa.RecordBatchReader":
+        """The objects of the listing that are new, changed, or were read under a later start date; oldest first.
+
+        Args:
+            start_date: the first day accepted now; objects that lost lines to a later one are read again.
+            now: what could not be fetched and is to be tried again later than this is left out; None leaves
+                nothing out.
+            settled: leaves out what has changed lately; None leaves nothing out.
+
+        Returns:
+            columns as in the listing, to be read before anything else is asked for.
+        """
+        changes = settled.sql if settled else "false"
+        waits = "false" if now is None else f"k.failed_etag = l.e_tag and k.retry_at > '{now.isoformat()}'"
+        return self._transaction.stream(
+            f"""
+            select l.path, l.e_tag, l.size, l.last_modified, l.problem
+            from listed l left join pipeline.ingested_objects k
+              on k.feed = {self._feed} and k.object_id = substring(sha256(convert_to(l.path, 'UTF8')) for 16)
+            where {_is_unknown(start_date)}
+              and not coalesce({waits}, false) and not {changes}
+            order by l.last_modified, l.path collate "C"
+            """
+        )
+
+    def settling(self, start_date: date, settled: Settled) -> int:
+        """How many objects :meth:`unknown` leaves out because they have changed lately."""
+        [(count,)] = self._transaction.fetch(
+            f"""
+            select count(*) from listed l left join pipeline.ingested_objects k
+              on k.feed = {self._feed} and k.object_id = substring(sha256(convert_to(l.path, 'UTF8')) for 16)
+            where {_is_unknown(start_date)} and {settled.sql}
+            """
+        )
+        return int(count)
+
+    def gone(self) -> list[str]:
+        """The objects that were never read, or are broken, and are in the listing no more: nothing is left to mend."""
+        found = self._transaction.fetch(
+            f"""
+            select k.key from pipeline.ingested_objects k
+            where k.feed = {self._feed} and (k.error is not null or k.start_date is null)
+              and not exists (select from listed l where l.path = k.key)
+            order by k.key collate "C"
+            """
+        )
+        return [key for (key,) in found]
+
+
+def _is_unknown(start_date: date) -> str:
+    """The condition on rows ``l`` of a listing and ``k`` of the manifest under which an object is to be read."""
+    return f"""(k.key is null or k.start_date is null or k.etag <> l.e_tag
+                or (k.start_date > '{start_date}' and jsonb_exists(k.rejected, 'out_of_range')))"""
