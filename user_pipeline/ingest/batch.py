@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -20,7 +21,6 @@ from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.settings import ObjectLimits
 
 if TYPE_CHECKING:
-    import duckdb
     import pyarrow as pa
 
     from user_pipeline.engines.duckdb import Engine
@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 _OUTAGE = 3
 """So many objects in a row that cannot be fetched, though they may be read, are a store that is down."""
+_DAYS_SCANNED = 8
+"""Rows of more days than this are sorted first, so that not each day goes through all of them."""
 
 
 class IngestBatch:
@@ -205,38 +207,41 @@ class IngestBatch:
             )
 
     def _write_part_files(self) -> dict[str, dict[date, ObjectDay]]:
-        """Write the rows, a file a day; the rows of each object and day are counted in what was written.
+        """Write the rows, a file a day.
 
         Returns:
             by object and day, what it brought.
         """
         import duckdb
 
-        target = self._engine.new_scratch("parts")
-        columns = ", ".join(self._feed.columns)
-        self._connection.execute(
-            f"""copy (
-              select {columns}, source_object, line as source_line,
-                strftime({self._feed.event_time}, '%Y-%m-%d') as date
-              from parsed join objects using (object) where reason is null
-            ) to '{_sql_text(target)}' (format parquet, partition_by (date), compression zstd)"""
-        )
+        connection, time = self._connection, self._feed.event_time
+        # Each row's line number is part of its hash, so equal rows do not cancel each other out.
+        found = connection.execute(
+            f"""select {time}::date, source_object, count(*), printf('%016x', bit_xor({row_hash(self._feed, "line")}))
+            from parsed join objects using (object) where reason is null group by all order by all"""
+        ).fetchall()
+        by_day = {day: list(parts) for day, parts in groupby(found, key=itemgetter(0))}
+        rows = "parsed"
+        if len(by_day) > _DAYS_SCANNED:
+            rows = "sorted"
+            connection.execute(f"create temp table sorted as from parsed where reason is null order by {time}")
         brought: dict[str, dict[date, ObjectDay]] = defaultdict(dict)
-        files = sorted(target.glob("date=*/*.parquet"))
-        for folder, parts in groupby(files, key=lambda path: path.parent):
-            day = date.fromisoformat(folder.name.removeprefix("date="))
-            whole = _single_file(self._connection, list(parts))
-            # Each row's line number is part of its hash, so equal rows do not cancel each other out.
-            found = self._connection.execute(
-                f"""select source_object, count(*), printf('%016x', bit_xor({row_hash(self._feed)}))
-                from read_parquet($file, hive_partitioning = false) group by all""",
-                {"file": str(whole)},
-            ).fetchall()
-            rows = sum(count for _, count, _ in found)
-            file = put(self._storage, new_path(f"raw/{self._feed.name}", day), whole, rows)
-            for source_object, count, digest in found:
+        target = self._engine.new_scratch("parts") / "part.parquet"
+        for day, parts in by_day.items():
+            connection.execute(
+                f"""copy (
+                  select {", ".join(self._feed.columns)}, source_object, line as source_line
+                  from {rows} join objects using (object)
+                  where reason is null and {time} >= '{day}' and {time} < '{day + timedelta(days=1)}'
+                ) to '{_sql_text(target)}' (format parquet, compression zstd)"""
+            )
+            counted = self._engine.count([target])
+            if counted != sum(count for _, _, count, _ in parts):
+                raise RuntimeError(f"{counted} rows of {day} were written, not those that were parsed")
+            file = put(self._storage, new_path(f"raw/{self._feed.name}", day), target, counted)
+            for _, source_object, count, digest in parts:
                 brought[source_object][day] = ObjectDay(count, f"{duckdb.__version__}:{digest}", file)
-            whole.unlink()
+            target.unlink()
         return brought
 
     def _count_rejects(self) -> tuple[dict[int, dict[str, int]], Counter[int]]:
@@ -265,27 +270,16 @@ class IngestBatch:
         return path
 
 
-def row_hash(feed: Feed) -> str:
-    """The SQL of the engine that gives the hash of a row of a part file; a digest is that of rows by exclusive or.
+def row_hash(feed: Feed, line: str = "source_line") -> str:
+    """The SQL of the engine that gives the hash of a row; a digest is that of rows by exclusive or.
 
     Digests are told with the version of the engine, another one of which may have other hashes.
+
+    Args:
+        feed: whose row it is.
+        line: the column that has the number of its line.
     """
-    return f"hash(source_line, {', '.join(feed.columns)})"
-
-
-def _single_file(connection: "duckdb.DuckDBPyConnection", parts: list[Path]) -> Path:
-    """One file of a day: each thread of the engine may have written its own."""
-    if len(parts) == 1:
-        return parts[0]
-    whole = parts[0].with_name("whole.parquet")
-    names = ", ".join(f"'{_sql_text(part)}'" for part in parts)
-    connection.execute(
-        f"copy (from read_parquet([{names}], hive_partitioning = false)) to '{_sql_text(whole)}' "
-        "(format parquet, compression zstd)"
-    )
-    for part in parts:
-        part.unlink()
-    return whole
+    return f"hash({line}, {', '.join(feed.columns)})"
 
 
 def _first_line(error: Exception) -> str:

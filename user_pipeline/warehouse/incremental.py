@@ -134,7 +134,6 @@ class Merge:
         self._transaction.execute(sql["create_key"])
         if not days.old:
             self._transaction.load("added", self._sum(days))
-            self._transaction.execute("analyze added")
             self._transaction.execute(sql["add"])
             return
         file = self._engine.new_scratch("changes") / "changes.parquet"

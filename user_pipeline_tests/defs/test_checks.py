@@ -208,6 +208,48 @@ def test_a_cleaned_day_that_lost_rows_is_named(full: Platform) -> None:
     assert check_alone("page_views", DAYS[0])["every_row_accounted"].passed
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "update page_views set user_id = user_id + 1 where ts = '2017-04-02 03:00:00'",
+        "update page_views set ts = ts + interval '1 microsecond' where ts = '2017-04-02 03:00:00'",
+        "update page_views set url = url || '/' where ts = '2017-04-02 03:00:00'",
+        # Two rows swap their pages, of another length each.
+        (
+            "with ranked as (select ctid, row_number() over (order by length(url), ts) as n, "
+            "count(*) over () as all_rows, url from page_views where ts::date = '2017-04-02') "
+            "update page_views v set url = other.url from ranked r join ranked other on other.n = r.all_rows + 1 - r.n "
+            "where v.ctid = r.ctid and r.n in (1, r.all_rows)"
+        ),
+    ],
+)
+def test_a_cleaned_day_of_other_rows_than_those_delivered_is_named(full: Platform, change: str) -> None:
+    full.put_views("PageViews/long.json", [view(f"{DAYS[1]}T05:00:00", "/a-page-with-a-long-name")])
+    run(full, DAYS[0], DAYS[1], "group:raw or group:cleaned")
+    sql(full, "staging", change)
+    found = check_alone("page_views", DAYS[0], DAYS[1])
+    views = found["every_row_accounted"]
+    assert (views.passed, views.description) == (
+        False,
+        "2017-04-02: the 10 rows in Postgres are not those of the lake",
+    )
+    assert found["no_duplicates"].passed
+
+
+def test_a_row_that_stands_twice_in_the_place_of_another_is_named(full: Platform) -> None:
+    run(full, DAYS[0], DAYS[1], "group:raw or group:cleaned")
+    sql(
+        full,
+        "staging",
+        "update page_views set ts = '2017-04-02 03:00:00', url = t.url, user_id = t.user_id from "
+        "(select * from page_views where ts = '2017-04-02 03:00:00') t where page_views.ts = "
+        "(select max(ts) from page_views where ts::date = '2017-04-02')",
+    )
+    found = check_alone("page_views", DAYS[0], DAYS[1])
+    assert found["no_duplicates"].description == "2017-04-02: 1 rows too many"
+    assert not found["every_row_accounted"].passed
+
+
 def test_a_row_of_another_environment_is_named(full: Platform) -> None:
     run(full, DAYS[0], DAYS[1], "group:raw or group:cleaned")
     sql(full, "staging", "update page_views set environment = 'staging' where ts = '2017-04-02 03:00:00'")

@@ -1,5 +1,7 @@
 """What a raw day is made of: the part files, or one new file where rows of them do not count or they are many."""
 
+from datetime import date
+
 from user_pipeline.ingest.part_files import MOST_FILES, commit_raw_days, raw_day
 from user_pipeline.lake.transfer import new_path, put
 from user_pipeline_tests.ingest.reading import FIRST, ingest, manifest_of, rows
@@ -54,6 +56,19 @@ def test_a_day_of_many_part_files_is_written_anew(platform: Platform) -> None:
     assert materialize(platform)
     assert len(registered(platform)) == 1
     assert len(rows(platform)) == MOST_FILES + 1
+
+
+def test_an_object_of_many_days_brings_each_of_them_its_file(platform: Platform) -> None:
+    days = [f"2017-04-{day:02}" for day in range(1, 31)]
+    for key in "ab":
+        platform.put_views(f"PageViews/{key}", [view(f"{day}T10:00:00", f"/{key}") for day in reversed(days)])
+    ingest(platform)
+    for day in days:
+        [part] = manifest_of(platform).parts([date.fromisoformat(day)])[date.fromisoformat(day)].parts
+        assert part.file.path.startswith(f"raw/page_views/date={day}/")
+        assert part.file.rows == 2
+    assert platform.materialize(days[0], days[-1], select="raw_page_views", ingest=False).success
+    assert len(rows(platform, day=date.fromisoformat(days[16]))) == 2
 
 
 def test_a_day_without_rows_has_a_file_with_its_columns(platform: Platform) -> None:
