@@ -202,6 +202,11 @@ class Settings(BaseSettings):
     settle_seconds: _Seconds = _setting(
         "USER_PIPELINE_SETTLE_SECONDS", "0", "an object is left alone until it has not changed for so long"
     )
+    source_queue_url: str | None = _setting(
+        "USER_PIPELINE_SOURCE_QUEUE_URL",
+        "",
+        "the SQS queue the source bucket tells of new objects; without one it is listed",
+    )
     recommendation_days: _Days = _setting(
         "USER_PIPELINE_RECOMMENDATION_DAYS",
         "90",
@@ -321,6 +326,18 @@ class Settings(BaseSettings):
         if value and not _is_http(value):
             raise _SecretError("http://host/… or https://host/…")
         return Webhook(SecretStr(value)) if value else None
+
+    @field_validator("source_queue_url", mode="before")
+    @classmethod
+    def _queue(cls, value: str, info: ValidationInfo) -> str | None:
+        if not value:
+            return None
+        if not _is_http(value) or set("@?#") & set(value) or not urlsplit(value).path.strip("/"):
+            raise ValueError("the URL of an SQS queue, such as https://sqs.eu-west-1.amazonaws.com/123456789012/logs")
+        source = info.data.get("source")
+        if source is not None and not source.is_s3:
+            raise ValueError(f"none, as {source.variable} is a directory: only a bucket tells a queue of its objects")
+        return value
 
     @field_validator("ui_url", mode="before")
     @classmethod

@@ -44,6 +44,12 @@ def test_an_object_may_be_left_to_settle() -> None:
     assert read(USER_PIPELINE_SETTLE_SECONDS="600").settle_time == timedelta(minutes=10)
 
 
+def test_a_bucket_may_tell_a_queue_of_its_objects() -> None:
+    queue = "https://sqs.eu-west-1.amazonaws.com/123456789012/logs"
+    assert read(USER_PIPELINE_SOURCE_URL="s3://logs", USER_PIPELINE_SOURCE_QUEUE_URL=queue).source_queue_url == queue
+    assert read().source_queue_url is None
+
+
 def test_an_empty_value_counts_as_unset() -> None:
     names = (*DATABASES, *LOCATIONS, "USER_PIPELINE_START_DATE", "USER_PIPELINE_MEMORY_LIMIT")
     assert Settings.from_environment(dict.fromkeys(names, " ")) == read()
@@ -110,6 +116,14 @@ def test_embedded_postgres_is_needed_until_every_database_is_configured() -> Non
         ("USER_PIPELINE_MAX_REJECT_SHARE", "nan", "between 0 and 1"),
         ("USER_PIPELINE_SETTLE_SECONDS", "-1", "from 0 to 9999999, such as 600"),
         ("USER_PIPELINE_SETTLE_SECONDS", "10m", "from 0 to 9999999, such as 600"),
+        ("USER_PIPELINE_SOURCE_QUEUE_URL", "arn:aws:sqs:eu-west-1:123456789012:logs", "the URL of an SQS queue"),
+        ("USER_PIPELINE_SOURCE_QUEUE_URL", "https://sqs.eu-west-1.amazonaws.com", "the URL of an SQS queue"),
+        ("USER_PIPELINE_SOURCE_QUEUE_URL", "https://sqs.eu-west-1.amazonaws.com/1/q?x=1", "the URL of an SQS queue"),
+        (
+            "USER_PIPELINE_SOURCE_QUEUE_URL",
+            "https://sqs.eu-west-1.amazonaws.com/1/q",
+            "none, as USER_PIPELINE_SOURCE_URL",
+        ),
         ("USER_PIPELINE_RECOMMENDATION_DAYS", "0", "from 1 to 9999"),
         ("USER_PIPELINE_RECOMMENDATION_DAYS", "-3", "from 1 to 9999"),
         ("USER_PIPELINE_RECOMMENDATION_DAYS", "10000", "from 1 to 9999"),

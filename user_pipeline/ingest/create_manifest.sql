@@ -59,5 +59,23 @@ begin
     path text primary key,
     replaced_at timestamptz not null
   );
+  -- Objects that a queue has told of and that were not looked at yet, in the order in which they were told of.
+  create table pipeline.announced_objects (
+    number bigint generated always as identity,
+    feed text not null,
+    object_id bytea not null,
+    key text not null,
+    etag text not null,
+    size bigint not null,
+    last_modified timestamptz not null,
+    primary key (feed, object_id)
+  );
+  -- The last listing of each feed's folder by a run: when it began, how long it took, and how many objects there were.
+  create table pipeline.listings (
+    feed text primary key,
+    listed_at timestamptz not null,
+    seconds double precision not null,
+    objects bigint not null
+  );
 end
 $$

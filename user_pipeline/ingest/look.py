@@ -38,16 +38,49 @@ class Settled:
 
 
 class Look:
-    """A listing beside what is known of its objects; valid as long as the block of :meth:`Manifest.look` lasts.
+    """A listing beside what is known of its objects; valid as long as its transaction lasts.
 
     Attributes:
         listed: how many objects are in the listing.
+        announced: for a listing of what was announced, the last announcement in it; None for one of all objects.
     """
 
-    def __init__(self, transaction: "Transaction", feed: "Feed", listed: int) -> None:
+    def __init__(self, transaction: "Transaction", feed: "Feed", listed: int, announced: int | None = None) -> None:
         self._transaction = transaction
         self._feed = literal(feed.name)
         self.listed = listed
+        self.announced = announced
+
+    @classmethod
+    def at_announced(cls, transaction: "Transaction", feed: "Feed") -> "Look":
+        """What was announced, and what could not be fetched before, in the place of a listing of all objects."""
+        name = literal(feed.name)
+        transaction.execute(
+            f"""
+            create temporary table listed on commit drop as
+            select key as path, etag as e_tag, size, last_modified, null::text as problem
+            from pipeline.announced_objects where feed = {name}
+            union all
+            select o.key, o.failed_etag, o.size, o.last_modified, null from pipeline.ingested_objects o
+            where o.feed = {name} and o.failed_etag is not null and not exists (
+              select from pipeline.announced_objects a where a.feed = o.feed and a.object_id = o.object_id)
+            """
+        )
+        transaction.execute("analyze listed")
+        [(listed, number)] = transaction.fetch(
+            "select (select count(*) from listed), "
+            f"(select coalesce(max(number), 0) from pipeline.announced_objects where feed = {name})"
+        )
+        return cls(transaction, feed, int(listed), int(number))
+
+    def note_listing(self, listed_at: datetime, seconds: float) -> None:
+        """Keep when a run made this listing, and how long it took."""
+        self._transaction.execute(
+            "insert into pipeline.listings (feed, listed_at, seconds, objects) "
+            f"values ({self._feed}, '{listed_at.isoformat()}', {seconds:f}, {self.listed}) "
+            "on conflict (feed) do update set listed_at = excluded.listed_at, seconds = excluded.seconds, "
+            "objects = excluded.objects"
+        )
 
     def unknown(
         self, start_date: date, now: datetime | None = None, settled: Settled | None = None
@@ -88,7 +121,12 @@ class Look:
         return int(count)
 
     def gone(self) -> list[str]:
-        """The objects that were never read, or are broken, and are in the listing no more: nothing is left to mend."""
+        """The objects that were never read, or are broken, and are in the listing no more: nothing is left to mend.
+
+        What was announced tells of none.
+        """
+        if self.announced is not None:
+            return []
         found = self._transaction.fetch(
             f"""
             select k.key from pipeline.ingested_objects k

@@ -51,6 +51,8 @@ _TABLES = (
     "ingested_days_day",
     "ingested_days_version",
     "replaced_files",
+    "announced_objects",
+    "listings",
 )
 _SCHEMA = "pipeline"
 
@@ -147,12 +149,12 @@ class Manifest:
     @cached_property
     def lake_id(self) -> str:
         """Tells the lake from any other: versions are of one lake."""
-        [(lake_id,)] = self._fetch("select lake_id from pipeline.lake")
+        [(lake_id,)] = self.fetch("select lake_id from pipeline.lake")
         return str(lake_id)
 
     def version(self) -> int:
         """The newest commit to the staging database; 0 before the first."""
-        [(version,)] = self._fetch("select coalesce(max(version), 0) from pipeline.lake_commits")
+        [(version,)] = self.fetch("select coalesce(max(version), 0) from pipeline.lake_commits")
         return int(version)
 
     @contextmanager
@@ -173,7 +175,7 @@ class Manifest:
 
     def parts(self, days: Sequence[date]) -> dict[date, DayParts]:
         """Where the rows of some days are."""
-        found = self._fetch(
+        found = self.fetch(
             f"""
             select v.version, d.day, max(d.version), d.path, d.file_rows, d.file_size, sum(d.rows)::bigint
             from {_NEWEST} v
@@ -193,7 +195,7 @@ class Manifest:
 
     def objects(self, day: date) -> DayObjects:
         """Which objects brought the rows of a day, and in which part files they are."""
-        found = self._fetch(
+        found = self.fetch(
             f"""
             select v.version, d.path, o.key from {_NEWEST} v
             left join pipeline.ingested_days d on d.feed = {self._name} and d.day = '{day}' and d.rows > 0
@@ -204,7 +206,7 @@ class Manifest:
 
     def rows(self, days: Sequence[date]) -> dict[date, int]:
         """How many rows each of some days has, from all objects."""
-        found = self._fetch(
+        found = self.fetch(
             f"select day, sum(rows)::bigint from pipeline.ingested_days where feed = {self._name} and {_among(days)} "
             "group by day"
         )
@@ -217,7 +219,7 @@ class Manifest:
             since: the version; 0 for every day that ever had rows.
             days: only these.
         """
-        return dict(self._fetch(self._changes_sql(since, days)))
+        return dict(self.fetch(self._changes_sql(since, days)))
 
     def changes_in(self, transaction: "Transaction", since: int, days: Sequence[date]) -> dict[date, int]:
         """The same, as a transaction sees it."""
@@ -233,7 +235,7 @@ class Manifest:
     def account(self) -> dict[str, int]:
         """How many ``objects`` there are, and how many ``lines``, ``rows``, ``rejected``, ``blank`` and ``header``."""
         names = {"lines": "lines", "rows": "rows", "rejected": "rejects", "blank": "blank", "header": "header"}
-        [sums] = self._fetch(
+        [sums] = self.fetch(
             f"select count(*), {', '.join(f'coalesce(sum({column}), 0)::bigint' for column in names.values())} "
             f"from pipeline.ingested_objects where feed = {self._name}"
         )
@@ -242,7 +244,7 @@ class Manifest:
     def reasons(self) -> dict[str, int]:
         """How many lines were rejected, by reason."""
         return dict(
-            self._fetch(
+            self.fetch(
                 f"""
                 select r.reason, sum(r.lines::bigint)::bigint from pipeline.ingested_objects
                 cross join lateral jsonb_each_text(rejected) r (reason, lines)
@@ -282,7 +284,7 @@ class Manifest:
         """The file of the lake that has an object's rejected lines, and the object's key, for all that lost lines."""
         return [
             (path, key)
-            for path, key in self._fetch(
+            for path, key in self.fetch(
                 f"select rejects_path, key from pipeline.ingested_objects where feed = {self._name} and rejects > 0 "
                 'order by rejects_path, key collate "C"'
             )
@@ -346,7 +348,8 @@ class Manifest:
         earlier = {entry.key: entry.failure for batch in reader for entry in map(_to_entry, batch.to_pylist())}
         return [(item, Failure.after(earlier.get(item.key), item.etag, item.error, now)) for item in unfetched]
 
-    def _fetch(self, sql: str) -> list[tuple[Any, ...]]:
+    def fetch(self, sql: str) -> list[tuple[Any, ...]]:
+        """The rows of one query of the manifest's tables."""
         self.open()
         with self.registry.database.transaction() as transaction:
             return transaction.fetch(sql)

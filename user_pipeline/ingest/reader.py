@@ -3,15 +3,23 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from user_pipeline.errors import PermanentError
 from user_pipeline.ingest.batch import IngestBatch
+from user_pipeline.ingest.discovery import (
+    forget_announced,
+    is_overdue,
+    last_listing,
+    look_at_announced,
+    look_at_listing,
+)
 from user_pipeline.ingest.entries import Entry
 from user_pipeline.ingest.feeds import Feed
-from user_pipeline.ingest.look import Settled
+from user_pipeline.ingest.look import Look, Settled
 from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.masking import mask_key
 from user_pipeline.resources.source import Source
@@ -23,6 +31,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from user_pipeline.engines.duckdb import Engine
+    from user_pipeline.resources.queue import SourceQueue
 
 _log = logging.getLogger(__name__)
 
@@ -118,6 +127,7 @@ def read_new_objects(
     now: datetime,
     run_id: str,
     settle: timedelta = timedelta(),
+    queue: "SourceQueue | None" = None,
 ) -> Ingested:
     """Bring every object that is new or changed into the lake.
 
@@ -134,23 +144,25 @@ def read_new_objects(
         now: events after the day that follows this moment (UTC) are out of range.
         run_id: who reads.
         settle: an object that has changed within this time before ``now`` is left to a later look.
+        queue: tells of new objects. The folder is listed once a day then, and otherwise not.
 
     An object that cannot be fetched, or is found broken, is told of in the result and keeps no other one from
     being read.
 
     Raises:
         ObjectStoreError, ObjectStoreUnavailableError: the folder cannot be listed.
+        QueueError, QueueUnavailableError: the queue cannot be asked.
         obstore.exceptions.BaseError: the lake cannot be written to.
         UnreadObjectsError: so many objects in a row could not be fetched that it must be the store.
     """
     feed = manifest.feed
     result = Ingested(manifest, since=manifest.version())
     unknown = engine.new_scratch("listing") / "unknown.parquet"
-    with manifest.look(source.list(feed.folder)) as look:
+    settled = Settled(now, settle)
+    with _look(manifest, source, queue, now) as look:
         result.listed = look.listed
         gone = look.gone()
         # They may be many, and no connection is to wait until they are read.
-        settled = Settled(now, settle)
         result.settling = look.settling(start_date, settled)
         _spool(look.unknown(start_date, settled=settled), unknown)
 
@@ -192,7 +204,18 @@ def read_new_objects(
     unknown.unlink()
     if gone:
         manifest.commit([], run_id=run_id, now=now, gone=gone)
+    if look.announced is not None:
+        forget_announced(manifest, look.announced, settled)
     return result
+
+
+def _look(
+    manifest: Manifest, source: Source, queue: "SourceQueue | None", now: datetime
+) -> AbstractContextManager[Look]:
+    """What the queue has told of; without one, and once a day, all objects of the folder."""
+    if queue and not is_overdue(last_listing(manifest), now):
+        return look_at_announced(manifest)
+    return look_at_listing(manifest, source, now)
 
 
 def _within_memory(

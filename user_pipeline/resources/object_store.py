@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Store = LocalStore | BucketStore
 
 # A wrong endpoint or bucket shows within seconds; a store that is only having a bad minute is waited for.
-_CONNECT_TIMEOUT = timedelta(seconds=5)
+CONNECT_TIMEOUT = timedelta(seconds=5)
 _PROBE_TIMEOUT = timedelta(seconds=10)
 _PROBE_RETRY = {"max_retries": 1, "retry_timeout": timedelta(seconds=5)}
 _RETRY = {"max_retries": 8, "retry_timeout": timedelta(minutes=2)}
@@ -135,7 +135,7 @@ def connect_bucket(location: Location, folders: Sequence[str] = ("",)) -> Bucket
                 prefix=prefix or None,
                 config=config,  # type: ignore[arg-type]
                 client_options={  # type: ignore[arg-type]
-                    "connect_timeout": _CONNECT_TIMEOUT,
+                    "connect_timeout": CONNECT_TIMEOUT,
                     "allow_http": (endpoint or "").startswith("http://"),
                     **options,
                 },
@@ -146,7 +146,7 @@ def connect_bucket(location: Location, folders: Sequence[str] = ("",)) -> Bucket
 
     def client() -> "S3Client":
         options = Config(
-            connect_timeout=_CONNECT_TIMEOUT.total_seconds(),
+            connect_timeout=CONNECT_TIMEOUT.total_seconds(),
             retries={"mode": "standard", "total_max_attempts": _CLIENT_ATTEMPTS},
             # As obstore addresses it.
             s3={"addressing_style": "path"},

@@ -130,8 +130,7 @@ class BucketSource:
                 "its key holds a NUL character" if "\0" in item["Key"] else None,
             )
             for item in self._objects(f"{self._prefix}{folder}/")
-            if not _HIDDEN.search(item["Key"], len(self._prefix) + len(folder))
-            and not (item["Key"].endswith("/") and item["Size"] == 0)
+            if not is_hidden(item["Key"], item["Size"], len(self._prefix) + len(folder))
         )
 
     def get(self, key: str) -> Content:
@@ -233,6 +232,17 @@ class DirectorySource:
             name = _ESCAPED_BYTE.sub(lambda found: bytes.fromhex(found[1].decode()), key.encode())
             return os.path.join(self._root, os.fsdecode(name))  # noqa: PTH118 - as above
         return path
+
+
+def is_hidden(key: str, size: int, start: int) -> bool:
+    """Whether an object is none of the logs: its name is hidden, or it is an empty folder marker.
+
+    Args:
+        key: its key.
+        size: bytes, as stored.
+        start: where in the key the part below the feed's folder begins.
+    """
+    return bool(_HIDDEN.search(key, start)) or (key.endswith("/") and size == 0)
 
 
 _Row = tuple[str, str, int, datetime, str | None]

@@ -10,6 +10,7 @@ from user_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from user_pipeline.resources.object_store import Store
+    from user_pipeline.resources.queue import SourceQueue
 
 SOURCE_FOLDERS = {"user_updates": "UserUpdates", "page_views": "PageViews"}
 """The folder of the source that each feed is read from."""
@@ -41,6 +42,14 @@ class ObjectStorage:
                 f"there is no such directory; it should hold the folders {' and '.join(SOURCE_FOLDERS.values())}",
             )
         return open_source(location, [*SOURCE_FOLDERS.values()])
+
+    @cached_property
+    def queue(self) -> "SourceQueue | None":
+        """Where the source tells of new objects, if anywhere."""
+        from user_pipeline.resources.queue import SourceQueue
+
+        url = self._settings.source_queue_url
+        return SourceQueue(url, self._settings.source) if url else None
 
     @cached_property
     def lake(self) -> "Store":

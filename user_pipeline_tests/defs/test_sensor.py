@@ -1,11 +1,14 @@
 """The sensor on a real source, lake and Dagster instance: tick, run what it asks for, tick again."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import boto3
 import dagster as dg
 import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
@@ -14,13 +17,18 @@ from obstore.exceptions import PermissionDeniedError
 
 from user_pipeline import settings
 from user_pipeline.definitions import defs
+from user_pipeline.defs.automation import sensor
 from user_pipeline.defs.automation.sensor import new_logs
 from user_pipeline.defs.ingest.data_versions import ingested_key
+from user_pipeline.ingest import discovery
 from user_pipeline.ingest.feeds import PAGE_VIEWS
 from user_pipeline.ingest.manifest import Manifest
+from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
+from user_pipeline.resources.source import BucketSource
 from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline_tests.ingest.reading import ingest, manifest_of
 from user_pipeline_tests.platform import Platform, update, view
+from user_pipeline_tests.s3 import s3_endpoint
 
 RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
@@ -336,3 +344,66 @@ def test_an_object_that_is_still_written_is_asked_for_once_it_has_settled(
     os.utime(file, (file.stat().st_mtime - 600,) * 2)
     assert daemon.settle() == ["2017-04-01...2017-04-01"]
     assert daemon.tick() == []
+
+
+def test_a_folder_that_takes_too_long_to_list_is_listed_by_runs(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sensor, "TICK_SECONDS", -1.0)
+    daemon.platform.put_views("PageViews/a", views(1))
+    [request] = daemon.tick()
+    assert request.job_name == "ingest_new_objects"
+    monkeypatch.setattr(discovery, "SLOW_SECONDS", 0.0)
+    assert daemon.run(request).success
+    # The run has noted that its listing was slow: no tick tries it, and the days it brought are run.
+    monkeypatch.setattr(type(daemon.platform.storage.source), "list", None)
+    [request] = daemon.tick()
+    assert request.partition_key == "2017-04-01"
+    monkeypatch.undo()
+    monkeypatch.setattr(discovery, "SLOW_SECONDS", 0.0)
+    assert daemon.run(request).success
+    assert daemon.tick() == []
+    assert daemon.skip_reason is not None
+    assert "PageViews: listing it takes longer than a tick may, so runs do it" in daemon.skip_reason
+    assert "to be listed" not in daemon.skip_reason
+    manifest = manifest_of(daemon.platform)
+    with manifest.registry.database.transaction() as transaction:
+        transaction.execute("update pipeline.listings set listed_at = listed_at - interval '6 minutes'")
+    daemon.platform.put_views("PageViews/b", views(2))
+    [request] = daemon.tick()
+    assert request.job_name == "ingest_new_objects"
+    assert daemon.run(request).success
+    assert daemon.settle() == ["2017-04-02...2017-04-02"]
+
+
+def test_a_queue_tells_the_sensor_of_new_objects(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, postgres: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    with s3_endpoint(monkeypatch, "source") as s3:
+        sqs: Any = boto3.client("sqs")
+        url = sqs.create_queue(QueueName="logs")["QueueUrl"]
+        queues = [{"QueueArn": f"arn:aws:sqs:us-east-1:{url.split('/')[-2]}:logs", "Events": ["s3:ObjectCreated:*"]}]
+        s3.client.put_bucket_notification_configuration(
+            Bucket="source", NotificationConfiguration={"QueueConfigurations": queues}
+        )
+        locations = {"USER_PIPELINE_SOURCE_URL": "s3://source", "USER_PIPELINE_SOURCE_QUEUE_URL": url}
+        with Platform.create(postgres, tmp_path / "queue", **locations) as platform:
+            for name, value in platform.environment.items():
+                monkeypatch.setenv(name, value)
+            settings.current.cache_clear()
+            daemon.platform = platform
+            # The folders were never listed: a run does that first.
+            [request] = daemon.tick()
+            assert daemon.run(request).success
+            assert daemon.tick() == []
+            body = json.dumps(view("2017-04-03T10:00:00")).encode()
+            s3.client.put_object(Bucket="source", Key="PageViews/a", Body=body)
+            monkeypatch.setattr(BucketSource, "list", None)
+            [request] = daemon.tick()
+            assert request.job_name == "ingest_new_objects"
+            assert daemon.run(request).success
+            assert daemon.settle() == ["2017-04-03...2017-04-03"]
+            assert (
+                daemon.skip_reason == "0 objects announced; UserUpdates: 0 objects, 0 new or changed; "
+                "PageViews: 0 objects, 0 new or changed; 0 days changed, 0 runs requested, 0 days wait"
+            )

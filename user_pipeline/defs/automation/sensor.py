@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from datetime import UTC, date, datetime
 
 import dagster as dg
@@ -18,8 +18,18 @@ from user_pipeline.defs.automation.jobs import daily_log_pipeline, ingest_new_ob
 from user_pipeline.defs.common import partition_range
 from user_pipeline.defs.ingest.data_versions import is_done, latest_versions, raw_key, unreported_days
 from user_pipeline.errors import masked
+from user_pipeline.ingest.discovery import (
+    TICK_SECONDS,
+    Listing,
+    SlowListingError,
+    is_overdue,
+    last_listing,
+    look_at_announced,
+    look_within,
+    receive,
+)
 from user_pipeline.ingest.feeds import FEEDS
-from user_pipeline.ingest.look import Settled
+from user_pipeline.ingest.look import Look, Settled
 from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.lake.registry import Registry
 from user_pipeline.resources.postgres import Databases
@@ -88,20 +98,34 @@ def _look(
     settled = Settled(now, settings.current().settle_time)
     # Tells one set of objects that wait from any other.
     waiting = hashlib.sha256()
-    unknown = 0
+    is_wanted = False
+    queue = storage.queue
+    if queue:
+        seen.append(f"{receive(queue, manifests)} objects announced")
     for manifest in manifests:
         feed = manifest.feed
-        with manifest.look(storage.source.list(feed.folder)) as look:
-            found = 0
-            settling = look.settling(start_date, settled)
-            for batch in look.unknown(start_date, now, settled):
-                found += batch.num_rows
-                for path, etag in zip(batch["path"].to_pylist(), batch["e_tag"].to_pylist(), strict=True):
-                    waiting.update(repr((feed.name, path, etag)).encode())
-            later = f", {settling} left to settle" if settling else ""
-            seen.append(f"{feed.folder}: {look.listed} objects, {found} new or changed{later}")
-        unknown += found
-    if not unknown:
+        listing = last_listing(manifest)
+        # With a queue runs list, once a day.
+        due = queue is not None and is_overdue(listing, now)
+        try:
+            with _listing(manifest, storage, listing) as look:
+                found = 0
+                settling = look.settling(start_date, settled)
+                for batch in look.unknown(start_date, now, settled):
+                    found += batch.num_rows
+                    for path, etag in zip(batch["path"].to_pylist(), batch["e_tag"].to_pylist(), strict=True):
+                        waiting.update(repr((feed.name, path, etag)).encode())
+                later = f", {settling} left to settle" if settling else ""
+                seen.append(f"{feed.folder}: {look.listed} objects, {found} new or changed{later}")
+                is_wanted |= found > 0
+        except SlowListingError:
+            seen.append(f"{feed.folder}: listing it takes longer than a tick may, so runs do it")
+            due = listing is None or not listing.is_slow or now >= listing.next_at
+        if due:
+            seen.append(f"{feed.folder}: to be listed by a run")
+            waiting.update(repr((feed.name, listing and listing.listed_at)).encode())
+            is_wanted = True
+    if not is_wanted:
         return
     runs = instance.get_run_records(dg.RunsFilter(job_name=ingest_new_objects.name, statuses=_UNFINISHED), limit=1)
     if runs:
@@ -118,6 +142,19 @@ def _look(
         )
     else:
         seen.append(f"{len(earlier)} runs could not ingest them; trying again later")
+
+
+def _listing(manifest: Manifest, storage: ObjectStorage, last: Listing | None) -> AbstractContextManager[Look]:
+    """The objects of a feed as far as a tick looks at them.
+
+    Raises:
+        SlowListingError: there are too many to be listed within a tick.
+    """
+    if storage.queue:
+        return look_at_announced(manifest)
+    if last and last.is_slow:
+        raise SlowListingError
+    return look_within(manifest, storage.source, TICK_SECONDS)
 
 
 def _rematerialize(

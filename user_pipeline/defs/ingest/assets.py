@@ -11,7 +11,8 @@ from user_pipeline.defs.ingest.data_versions import ingested_key, source_key, un
 from user_pipeline.defs.partitions import DAILY
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.errors import never_retried
-from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
+from user_pipeline.ingest.discovery import receive
+from user_pipeline.ingest.feeds import FEEDS, PAGE_VIEWS, USER_UPDATES, Feed
 from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.ingest.reader import Ingested, read_new_objects
 from user_pipeline.lake.lake import Lake
@@ -56,6 +57,10 @@ def ingested_page_views(
 def _ingest(context: dg.AssetExecutionContext, feed: Feed, lake: Lake, engine: Engine) -> dg.MaterializeResult[None]:
     """Read what is new in a feed's folder, and report to Dagster which days changed with it."""
     with never_retried():
+        queue = lake.storage.queue
+        if queue:
+            # It may tell of objects of all feeds.
+            receive(queue, [Manifest(each, lake.staging) for each in FEEDS])
         ingested = read_new_objects(
             Manifest(feed, lake.staging),
             lake.storage.source,
@@ -65,6 +70,7 @@ def _ingest(context: dg.AssetExecutionContext, feed: Feed, lake: Lake, engine: E
             now=datetime.now(UTC),
             run_id=context.run.run_id,
             settle=settings.current().settle_time,
+            queue=queue,
         )
         changed = ingested.manifest.changes(ingested.since)
         # Days that other runs changed too: a run that was killed may not have reported them.

@@ -1,0 +1,177 @@
+"""The queue that a bucket's notifications of new objects come from, where one is set.
+
+Understood are notifications as S3 sends them to SQS, the same by way of an SNS topic, and those of EventBridge:
+https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html and
+https://docs.aws.amazon.com/AmazonS3/latest/userguide/ev-events.html.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_plus
+
+from user_pipeline.errors import PermanentError
+from user_pipeline.masking import mask
+from user_pipeline.resources.object_store import CONNECT_TIMEOUT
+from user_pipeline.settings import Location, variable_of
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+_AT_ONCE = 10
+"""More messages SQS neither gives nor deletes at once."""
+_WAIT_SECONDS = 1
+"""Without a wait SQS asks some of its servers only, and may say that there is nothing."""
+_HIDDEN_SECONDS = 120
+"""So long nobody else gets what was received: it is kept and deleted within this time."""
+_REGION = re.compile(r"https?://(?:sqs\.)?([a-z]{2}(?:-[a-z]+)+-\d)\.")
+
+
+class QueueError(PermanentError):
+    """The queue cannot be used as it is set."""
+
+
+class QueueUnavailableError(Exception):
+    """The queue does not answer now; it may do better later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """An object that a notification tells of.
+
+    Attributes:
+        key: its key, from the feed's folder on.
+        etag: what the store called its content.
+        size: bytes, as stored.
+        written: when, by the notification.
+    """
+
+    key: str
+    etag: str
+    size: int
+    written: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """Some messages of the queue.
+
+    Attributes:
+        objects: the new objects of the source that they tell of, which may be none.
+        others: how many of them tell of something else: another bucket or prefix, a deletion, a test, or nothing that
+            can be understood.
+        receipts: what they are deleted by.
+    """
+
+    objects: Sequence[Announced]
+    others: int
+    receipts: Sequence[str]
+
+
+class SourceQueue:
+    """An SQS queue that is told of the objects of a bucket.
+
+    Args:
+        url: of the queue.
+        source: the bucket, or the prefix in it, whose objects are looked for.
+    """
+
+    def __init__(self, url: str, source: Location) -> None:
+        self._url = url
+        self._bucket, _, prefix = source.url.removeprefix("s3://").partition("/")
+        self._prefix = f"{prefix}/" if prefix else ""
+
+    def receive(self) -> Iterator[Received]:
+        """The messages that wait, a few at a time; those that are not deleted come again.
+
+        Raises:
+            QueueError: the queue does not exist, or refuses.
+            QueueUnavailableError: it does not answer.
+        """
+        while messages := self._ask(
+            lambda: self._client.receive_message(
+                QueueUrl=self._url,
+                MaxNumberOfMessages=_AT_ONCE,
+                WaitTimeSeconds=_WAIT_SECONDS,
+                VisibilityTimeout=_HIDDEN_SECONDS,
+            )
+        ).get("Messages"):
+            told = [list(self._objects(message.get("Body", ""))) for message in messages]
+            yield Received(
+                objects=[found for objects in told for found in objects],
+                others=sum(not objects for objects in told),
+                receipts=[message["ReceiptHandle"] for message in messages],
+            )
+
+    def delete(self, receipts: Sequence[str]) -> None:
+        """Delete messages; one that cannot be comes again.
+
+        Raises:
+            QueueError, QueueUnavailableError: as for :meth:`receive`.
+        """
+        for start in range(0, len(receipts), _AT_ONCE):
+            entries: Any = [
+                {"Id": str(number), "ReceiptHandle": receipt}
+                for number, receipt in enumerate(receipts[start : start + _AT_ONCE])
+            ]
+            self._ask(lambda entries=entries: self._client.delete_message_batch(QueueUrl=self._url, Entries=entries))
+
+    def _objects(self, body: str) -> Iterator[Announced]:
+        """The new objects of the source that a message tells of."""
+        try:
+            message = json.loads(body)
+            if isinstance(message, dict) and isinstance(message.get("Message"), str):
+                message = json.loads(message["Message"])  # by way of SNS
+            yield from self._events(message)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return  # it tells of nothing: the daily listing finds what nobody has told of
+
+    def _events(self, message: Mapping[str, Any]) -> Iterator[Announced]:
+        if message.get("detail-type") == "Object Created":
+            detail = message["detail"]
+            yield from self._object(
+                detail["bucket"]["name"], detail["object"], detail["object"]["key"], message["time"]
+            )
+        for record in message.get("Records", ()):
+            if re.match(r"(s3:)?ObjectCreated:", record["eventName"]):
+                found = record["s3"]
+                key = unquote_plus(found["object"]["key"])
+                yield from self._object(found["bucket"]["name"], found["object"], key, record["eventTime"])
+
+    def _object(self, bucket: str, told: Mapping[str, Any], key: str, time: str) -> Iterator[Announced]:
+        if bucket == self._bucket and key.startswith(self._prefix):
+            etag = str(told.get("eTag") or told.get("etag") or "")
+            written = datetime.fromisoformat(time).astimezone(UTC)
+            yield Announced(key.removeprefix(self._prefix), etag.strip('"'), int(told.get("size", 0)), written)
+
+    @cached_property
+    def _client(self) -> "SQSClient":
+        import boto3
+        from botocore.config import Config
+
+        region = _REGION.match(self._url)
+        options = Config(connect_timeout=CONNECT_TIMEOUT.total_seconds(), retries={"mode": "standard"})
+        return boto3.client("sqs", region_name=region[1] if region else None, config=options)
+
+    def _ask(self, request: Any) -> Any:  # noqa: ANN401 - each request of boto3 has a type of its own
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        setting = f"{variable_of('source_queue_url')}={self._url}"
+        try:
+            return request()
+        except ClientError as error:
+            answer = error.response
+            code, status = answer["Error"].get("Code", ""), answer["ResponseMetadata"].get("HTTPStatusCode", 0)
+            problem = f"{setting}: SQS says {code}: {mask(answer['Error'].get('Message', ''))}"
+            if status >= HTTPStatus.INTERNAL_SERVER_ERROR or "Throttl" in code:
+                raise QueueUnavailableError(problem) from None
+            raise QueueError(
+                f"{problem}; the queue must exist, and the role needs sqs:ReceiveMessage and sqs:DeleteMessage on it"
+            ) from None
+        except BotoCoreError as error:
+            raise QueueUnavailableError(f"{setting}: SQS cannot be asked: {mask(str(error))}") from None
