@@ -120,7 +120,7 @@ class BucketSource:
 
     def list(self, folder: str) -> "pa.RecordBatchReader":
         """See :meth:`Source.list`."""
-        return _in_pages(
+        return in_pages(
             (
                 # Neither Postgres nor any file name can hold a NUL.
                 item["Key"].removeprefix(self._prefix).replace("\0", "\\x00 (NUL)"),
@@ -196,7 +196,7 @@ class DirectorySource:
 
     def list(self, folder: str) -> "pa.RecordBatchReader":
         """See :meth:`Source.list`."""
-        return _in_pages(_Walk(self._root).entries(folder))
+        return in_pages(_Walk(self._root).entries(folder))
 
     def get(self, key: str) -> Content:
         """See :meth:`Source.get`."""
@@ -346,7 +346,7 @@ def _is_inside(path: str, root: str) -> bool:
     return os.path.commonpath([path, root]) == root
 
 
-def _in_pages(rows: Iterable[_Row]) -> "pa.RecordBatchReader":
+def in_pages(rows: Iterable[_Row]) -> "pa.RecordBatchReader":
     """The rows a page at a time: a listing may be of millions."""
     import pyarrow as pa
 
