@@ -212,6 +212,17 @@ class Settings(BaseSettings):
         "90",
         "recommendations are learned from the views of this many days, for the users active in them",
     )
+    recommendation_min_viewers: _Count = _setting(
+        "USER_PIPELINE_RECOMMENDATION_MIN_VIEWERS",
+        "3",
+        "a page that fewer users have viewed in these days is shown to nobody else",
+    )
+    recommendation_urls: str | None = _setting(
+        "USER_PIPELINE_RECOMMENDATION_URLS", "", "a regular expression found in every url that may be recommended"
+    )
+    recommendation_exclude_urls: str | None = _setting(
+        "USER_PIPELINE_RECOMMENDATION_EXCLUDE_URLS", "", "one found in no url that may be recommended"
+    )
     alert_webhook: Webhook | None = _setting(
         "USER_PIPELINE_ALERT_WEBHOOK_URL", "", "where failed runs and checks are posted, as Slack takes it; a secret"
     )
@@ -319,6 +330,15 @@ class Settings(BaseSettings):
             raise (ValueError if "://" in value else _SecretError)(expected)
         # SQLAlchemy knows only the long name of the scheme.
         return Database(variable_of(name), name, SecretStr("postgresql" + value[len(parts.scheme) :]))
+
+    @field_validator("recommendation_urls", "recommendation_exclude_urls", mode="before")
+    @classmethod
+    def _expression(cls, value: str) -> str | None:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(rf"a regular expression, such as ^/products/\d+/$ ({error})") from None
+        return value or None
 
     @field_validator("alert_webhook", mode="before")
     @classmethod

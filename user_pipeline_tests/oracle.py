@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
@@ -125,14 +125,18 @@ class Served(NamedTuple):
         return -self.popularity[url], url.encode()
 
 
-def recommendations(views: Iterable[View], last: date, days: int, regularisation: float) -> Served:
+def recommendations(
+    views: Iterable[View], last: date, days: int, regularisation: float, *, min_viewers: int = 1, allowed: str = ""
+) -> Served:
     """EASE^R by a dense inverse; scores are rounded, and those that are not positive count as 0."""
     views = [view for view in views if view.ts.date() <= last]
     window = {(view.user_id, view.url) for view in views if (last - view.ts.date()).days < days}
-    users, pages = sorted({user for user, _ in window}), sorted({url for _, url in window})
+    users = sorted({user for user, _ in window})
+    viewers = Counter(url for _, url in window)
+    pages = sorted(url for url, n in viewers.items() if n >= min_viewers and re.search(allowed, url))
     x = np.array([[(user, url) in window for url in pages] for user in users], np.float64)
     scores: dict[tuple[int, str], float] = {}
-    if users:
+    if users and pages:
         inverse = np.linalg.inv(x.T @ x + regularisation * np.eye(len(pages)))
         weights = -inverse / np.diag(inverse)
         np.fill_diagonal(weights, 0)

@@ -44,6 +44,8 @@ class Platform:
             "USER_PIPELINE_ANALYTICS_URL": postgres.url("analytics"),
             "USER_PIPELINE_DATA_DIR": str(root / "data"),
             "USER_PIPELINE_SCRATCH_DIR": str(root / "scratch"),
+            # Tests have a handful of users.
+            "USER_PIPELINE_RECOMMENDATION_MIN_VIEWERS": "1",
             **overrides,
         }
         (root / "source").mkdir(parents=True, exist_ok=True)

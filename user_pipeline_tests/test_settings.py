@@ -37,6 +37,8 @@ def test_an_empty_environment_works_on_a_laptop(tmp_path: Path, monkeypatch: pyt
     assert settings.max_reject_share == 0.05
     assert settings.settle_seconds == 0
     assert settings.recommendation_days == 90
+    assert settings.recommendation_min_viewers == 3
+    assert (settings.recommendation_urls, settings.recommendation_exclude_urls) == (None, None)
     assert settings.object_limits == ObjectLimits(size=50 * 10**9, ratio=200, lines=100_000_000, rejects=1_000_000)
 
 
@@ -48,6 +50,17 @@ def test_a_bucket_may_tell_a_queue_of_its_objects() -> None:
     queue = "https://sqs.eu-west-1.amazonaws.com/123456789012/logs"
     assert read(USER_PIPELINE_SOURCE_URL="s3://logs", USER_PIPELINE_SOURCE_QUEUE_URL=queue).source_queue_url == queue
     assert read().source_queue_url is None
+
+
+def test_rules_about_urls_are_kept_as_they_are_written() -> None:
+    settings = Settings.from_environment(
+        {
+            "USER_PIPELINE_RECOMMENDATION_URLS": r"^/(products|blog)/",
+            "USER_PIPELINE_RECOMMENDATION_EXCLUDE_URLS": r"[?&]token=|/cart/",
+        }
+    )
+    assert settings.recommendation_urls == r"^/(products|blog)/"
+    assert settings.recommendation_exclude_urls == r"[?&]token=|/cart/"
 
 
 def test_an_empty_value_counts_as_unset() -> None:
@@ -129,6 +142,9 @@ def test_embedded_postgres_is_needed_until_every_database_is_configured() -> Non
         ("USER_PIPELINE_RECOMMENDATION_DAYS", "10000", "from 1 to 9999"),
         ("USER_PIPELINE_RECOMMENDATION_DAYS", "90d", "from 1 to 9999"),
         ("USER_PIPELINE_RECOMMENDATION_DAYS", "1.5", "from 1 to 9999"),
+        ("USER_PIPELINE_RECOMMENDATION_MIN_VIEWERS", "0", "a whole number from 1, such as 3"),
+        ("USER_PIPELINE_RECOMMENDATION_URLS", "/products/(", "a regular expression, such as"),
+        ("USER_PIPELINE_RECOMMENDATION_EXCLUDE_URLS", "*.html", "nothing to repeat at position 0"),
         ("USER_PIPELINE_UI_URL", "dagster.example.com", "the address of the web server"),
         ("USER_PIPELINE_UI_URL", "ftp://dagster.example.com", "the address of the web server"),
         ("USER_PIPELINE_UI_URL", "https://host/?token=x", "without user, password or query"),

@@ -15,6 +15,7 @@ from user_pipeline.engines.duckdb import scan
 from user_pipeline.errors import PermanentError
 from user_pipeline.lake.registry import LakeFile, partitions_in
 from user_pipeline.lake.transfer import fetch_all
+from user_pipeline.recommendations.eligibility import Eligibility, keep_allowed
 from user_pipeline.resources.postgres import Transaction
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ class History:
     Attributes:
         users: ids, ascending, int64.
         emails: the latest e-mail address of each user, null if none is known.
-        pages: urls, ascending: every page viewed in the window.
+        pages: urls, ascending: every page viewed in the window that may be shown.
+        withheld: how many pages of the window may not.
         viewed: user and page codes of each pair of the window, once, int32.
         seen_before: the same of pairs of these users and pages that were viewed before the window. Some of them
             may be in the window as well.
@@ -72,6 +74,7 @@ class History:
     users: "NDArray[np.int64]"
     emails: "pa.StringArray"
     pages: "pa.StringArray"
+    withheld: int
     viewed: "tuple[NDArray[np.int32], NDArray[np.int32]]"
     seen_before: "tuple[NDArray[np.int32], NDArray[np.int32]]"
 
@@ -134,8 +137,8 @@ class Views:
         return self._local[day]
 
 
-def read_history(lake: "Lake", engine: "Engine", window: Window) -> History:
-    """Read the views of a window and what its users saw before.
+def read_history(lake: "Lake", engine: "Engine", window: Window, eligibility: Eligibility) -> History:
+    """Read the views of a window and what its users saw before, of pages that may be shown.
 
     The urls pass through files and the engine, which spills to disk; what is held are 8 bytes a pair and the users
     and pages once.
@@ -153,7 +156,7 @@ def read_history(lake: "Lake", engine: "Engine", window: Window) -> History:
             if views.is_empty:
                 raise NoHistoryError("user_page_views has no partition; materialize the asset user_page_views first")
             viewed = connection.sql(f"select user_id, url from {views.table(window.first, window.end)}")
-            number(connection, viewed)
+            number(connection, viewed, eligibility)
             transaction.load("active", connection.table("users").project("id as user_id").to_arrow_reader(_BATCH))
             transaction.execute("analyze active")
             emails = "select user_id, email from public.users where user_id in (select user_id from active)"
@@ -171,7 +174,7 @@ def read_history(lake: "Lake", engine: "Engine", window: Window) -> History:
                 if views.has_from(window.end)
                 else f"select user_id, url from {elsewhere}"
             )
-            return in_codes(connection, viewed, before, connection.read_parquet(str(scratch / "emails.parquet")))
+            return in_codes(connection, before, connection.read_parquet(str(scratch / "emails.parquet")))
     finally:
         connection.close()
 
@@ -228,59 +231,76 @@ def spool(rows: "pa.RecordBatchReader", connection: "duckdb.DuckDBPyConnection",
     connection.from_arrow(rows).write_parquet(str(file))
 
 
-def number(connection: "duckdb.DuckDBPyConnection", viewed: "duckdb.DuckDBPyRelation") -> None:
+def number(
+    connection: "duckdb.DuckDBPyConnection", viewed: "duckdb.DuckDBPyRelation", eligibility: Eligibility
+) -> None:
     """Number who viewed what in a window: users by id and pages by url, both from 0, as ``users`` and ``pages``.
 
     Args:
-        connection: gets the two temporary tables.
+        connection: gets the two temporary tables, and ``viewed`` with the pairs in numbers.
         viewed: ``user_id`` bigint, ``url`` string.
+        eligibility: which pages get a number.
     """
-    viewed.create_view("viewed")
-    for table, column, name in (("users", "user_id", "id"), ("pages", "url", "url")):
+    viewed.create_view("rows_viewed")
+    for table, column, name in (("users", "user_id", "id"), ("urls", "url", "url")):
         connection.execute(
             f"create temporary table {table} as "
             f"select {column} as {name}, (row_number() over (order by {column}) - 1)::integer as code "
-            f"from (select distinct {column} from viewed)"
+            f"from (select distinct {column} from rows_viewed)"
         )
+    connection.execute(
+        """
+        create temporary table pairs as
+        select distinct users.code as "user", urls.code as number
+        from rows_viewed r join users on users.id = r.user_id join urls on urls.url = r.url
+        """
+    )
+    connection.execute(
+        """
+        create temporary table eligible as
+        select url, code as number from urls
+        where code in (select number from pairs group by number having count(*) >= $min_viewers)
+        """,
+        {"min_viewers": eligibility.min_viewers},
+    )
+    keep_allowed(connection, "eligible", eligibility)
+    connection.execute(
+        "create temporary table pages as "
+        "select url, number, (row_number() over (order by number) - 1)::integer as code from eligible"
+    )
 
 
 def in_codes(
     connection: "duckdb.DuckDBPyConnection",
-    viewed: "duckdb.DuckDBPyRelation",
     before: "duckdb.DuckDBPyRelation",
     emails: "duckdb.DuckDBPyRelation",
 ) -> History:
-    """A history in the numbers that :func:`number` has given to its users and pages.
+    """The history of a window that :func:`number` has put into numbers.
 
     Args:
         connection: has the numbers.
-        viewed: what was viewed in the window: ``user_id`` bigint, ``url`` string.
-        before: what was viewed before it, likewise; by any user, any page.
+        before: what was viewed before the window: ``user_id`` bigint, ``url`` string; by any user, any page.
         emails: ``user_id`` bigint, ``email`` string; a user once.
     """
     emails.create_view("emails")
+    before.create_view("rows_before")
+    [(withheld,)] = connection.sql("select (select count(*) from urls) - (select count(*) from pages)").fetchall()
+    viewed = _numbers(connection, 'select "user", pages.code from pairs join pages using (number)')
+    seen_before = _numbers(
+        connection,
+        """
+        select distinct users.code, pages.code as page
+        from rows_before b join users on users.id = b.user_id join pages on pages.url = b.url
+        """,
+    )
     return History(
         users=_numbers(connection, "select id from users order by code")[0],
         emails=_texts(connection, "select email from users left join emails on user_id = id order by code"),
         pages=_texts(connection, "select url from pages order by code"),
-        viewed=_coded(connection, viewed),
-        seen_before=_coded(connection, before),
+        withheld=withheld,
+        viewed=(viewed[0], viewed[1]),
+        seen_before=(seen_before[0], seen_before[1]),
     )
-
-
-def _coded(
-    connection: "duckdb.DuckDBPyConnection", pairs: "duckdb.DuckDBPyRelation"
-) -> "tuple[NDArray[np.int32], NDArray[np.int32]]":
-    """The codes of pairs of the window's users and pages, each pair once."""
-    pairs.create_view("pairs", replace=True)
-    user, page = _numbers(
-        connection,
-        """
-        select distinct users.code, pages.code as page
-        from pairs join users on users.id = pairs.user_id join pages on pages.url = pairs.url
-        """,
-    )
-    return user, page
 
 
 def _numbers(connection: "duckdb.DuckDBPyConnection", sql: str) -> "list[NDArray[Any]]":

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from user_pipeline.engines.parquet import read_parquet
+from user_pipeline.recommendations.eligibility import Eligibility, keep_allowed
 from user_pipeline.recommendations.history import Views, Window
 
 if TYPE_CHECKING:
@@ -43,11 +44,14 @@ _UNSEEN = """
     ) later on later.user_id = met.user_id and later.url = met.url
     where met.count > coalesce(later.count, 0)
 """
+# ``pages`` holds the pages that may be shown: with enough viewers in the window, and allowed by the rules about urls.
+_SAFE_PAGES = """
+    select shown.user_id, shown.url || ' may not be shown' from shown anti join pages using (url)
+"""
 # Who has three rows has enough. For the others, in ``short``, the unseen pages are counted; ``known`` holds their rows
 # of user_page_views.
 _ELIGIBLE_USERS = """
-    with pages as (select distinct url from {window}),
-    since as (
+    with since as (
       select user_id, url, sum(count) as count, bool_or(in_window) as in_window
       from (
         select user_id, url, count, true as in_window from {window}
@@ -63,18 +67,28 @@ _ELIGIBLE_USERS = """
       where since.in_window or known.count > coalesce(since.count, 0)
       group by known.user_id
     )
-    select short.user_id, short.n || ' rows, ' || ((select count(*) from pages) - seen.n) || ' unseen pages'
-    from short join seen using (user_id)
-    where short.n < least(3, (select count(*) from pages) - seen.n)
+    select user_id, short.n || ' rows, ' || unseen || ' unseen pages'
+    from (
+      select short.user_id, short.n, (select count(*) from pages) - coalesce(seen.n, 0) as unseen
+      from short left join seen using (user_id)
+    ) short
+    where short.n < least(3, unseen)
     union all
     select user_id, n || ' rows, though not active' from given anti join active using (user_id)
 """
 
-RULES = ("ranks", "unseen", "unique_pages", "eligible_users", "latest_email")
+RULES = ("ranks", "unseen", "unique_pages", "safe_pages", "eligible_users", "latest_email")
 
 
 def broken_rules(
-    transaction: "Transaction", lake: "Lake", engine: "Engine", snapshot: Path, window: Window, *, in_table: bool
+    transaction: "Transaction",
+    lake: "Lake",
+    engine: "Engine",
+    snapshot: Path,
+    window: Window,
+    *,
+    eligibility: Eligibility,
+    in_table: bool,
 ) -> dict[str, list[str]]:
     """Which users' recommendations break which rule.
 
@@ -87,6 +101,7 @@ def broken_rules(
         engine: reads them.
         snapshot: the day's file.
         window: the days learned from, up to the day.
+        eligibility: which pages may be shown.
         in_table: whether the table is as of the day.
 
     Returns:
@@ -102,13 +117,18 @@ def broken_rules(
         if name != "latest_email" or in_table:
             found[name] = _named(transaction.fetch(_first(sql)))
     with engine.connect() as connection:
-        for name, rows in _against_views(transaction, connection, Views(transaction, lake, engine), window).items():
+        views = Views(transaction, lake, engine)
+        for name, rows in _against_views(transaction, connection, views, window, eligibility).items():
             found[name] = _named(rows)
     return found
 
 
 def _against_views(
-    transaction: "Transaction", connection: "duckdb.DuckDBPyConnection", views: Views, window: Window
+    transaction: "Transaction",
+    connection: "duckdb.DuckDBPyConnection",
+    views: Views,
+    window: Window,
+    eligibility: Eligibility,
 ) -> dict[str, list[tuple[Any, ...]]]:
     """The offenders of the rules that are about what was viewed when."""
 
@@ -122,6 +142,12 @@ def _against_views(
         "select distinct v.user_id, v.url, v.count from recommended r "
         "join public.user_page_views v on v.user_id = r.user_id and v.url = r.recommended_url",
     )
+    keep("shown", "select min(user_id) as user_id, recommended_url as url from recommended group by recommended_url")
+    connection.execute(
+        f"create temp table pages as select url from {tables['window']} "
+        f"group by url having count(distinct user_id) >= {eligibility.min_viewers}"
+    )
+    keep_allowed(connection, "pages", eligibility)
     keep("given", "select user_id, count(*) as n from recommended group by user_id")
     connection.execute(f"create temp table active as select distinct user_id from {tables['window']}")
     connection.execute(
@@ -132,7 +158,7 @@ def _against_views(
     keep("known", "select v.user_id, v.url, v.count from public.user_page_views v join short using (user_id)")
     return {
         name: connection.execute(_first(sql.format(**tables))).fetchall()
-        for name, sql in (("unseen", _UNSEEN), ("eligible_users", _ELIGIBLE_USERS))
+        for name, sql in (("unseen", _UNSEEN), ("safe_pages", _SAFE_PAGES), ("eligible_users", _ELIGIBLE_USERS))
     }
 
 

@@ -8,6 +8,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from user_pipeline.recommendations.eligibility import Eligibility
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -30,7 +32,8 @@ class Summary:
     Attributes:
         users: who got at least one; everyone active has at least one unless they have seen every page.
         active_users: who viewed a page in the window.
-        pages: how many could be recommended: the pages viewed in the window.
+        pages: how many could be recommended: the pages viewed in the window that may be shown.
+        withheld_pages: how many pages of the window may not.
         views: pairs of user and page learned from.
         rows: how many recommendations there are.
         fallback_users: users served by popularity alone.
@@ -40,6 +43,7 @@ class Summary:
     users: int
     active_users: int
     pages: int
+    withheld_pages: int
     views: int
     rows: int
     fallback_users: int
@@ -52,6 +56,7 @@ class Choices:
 
     Attributes:
         window_days: how many days they are learned from.
+        eligibility: which pages may be shown.
         neighbours: from how many pages each page is predicted; None leaves it to their number.
         regularisation: the ridge penalty, in squared views.
         memory_limit: bytes for what is worked with, beside the history itself and its copy by page. Of a catalogue that
@@ -59,6 +64,7 @@ class Choices:
     """
 
     window_days: int
+    eligibility: Eligibility
     neighbours: int | None
     regularisation: float
     memory_limit: int
@@ -72,7 +78,8 @@ class Choices:
         """
         import pyarrow.parquet as pq
 
-        return cls(**json.loads((pq.read_schema(file).metadata or {})[_CHOICES]))
+        kept = json.loads((pq.read_schema(file).metadata or {})[_CHOICES])
+        return cls(**{**kept, "eligibility": Eligibility(**kept["eligibility"])})
 
 
 _CHOICES = b"user_pipeline.recommendations.snapshot"
@@ -122,7 +129,14 @@ def write_recommendations(history: "History", file: "Path", choices: Choices) ->
         regularisation=choices.regularisation,
         memory_limit=choices.memory_limit,
     )
-    parts = recommend(views, weights, seen=history.seen_before, with_popular=True, memory_limit=choices.memory_limit)
+    parts = recommend(
+        views,
+        weights,
+        seen=history.seen_before,
+        everyone=True,
+        with_popular=True,
+        memory_limit=choices.memory_limit,
+    )
     users = rows = fallback_users = filled_rows = 0
     kept = schema().with_metadata({_CHOICES: json.dumps(asdict(choices))})
     with pq.ParquetWriter(file, kept, compression="zstd") as writer:
@@ -137,6 +151,7 @@ def write_recommendations(history: "History", file: "Path", choices: Choices) ->
         users=users,
         active_users=len(history.users),
         pages=len(history.pages),
+        withheld_pages=history.withheld,
         views=_n_pairs(views),
         rows=rows,
         fallback_users=fallback_users,

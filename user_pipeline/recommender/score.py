@@ -43,11 +43,12 @@ def recommend(
     discoveries: NDArray[np.integer[Any]] | None = None,
     seen: tuple[Codes, Codes] | None = None,
     top_n: int = TOP_N,
+    everyone: bool = False,
     with_popular: bool = False,
     memory_limit: int = MEMORY_LIMIT,
     n_threads: int | None = None,
 ) -> Iterator[Recommendations]:
-    """Recommend to every user who has a view, some users at a time.
+    """Recommend to every user who has a view, or to everyone, some users at a time.
 
     A user's scores are ``history @ weights``, where a seen page counts ``c + (1 - c) e^-r``, r being 1 for the page
     viewed last, 2 for the one before and so on, and c ``parameters.long_range``: all count 1 if that is 1. With a trend
@@ -68,6 +69,7 @@ def recommend(
         seen: user and page codes of further pairs not to recommend, any order, repeats and pages without a
             column allowed.
         top_n: how many pages a user gets, at most 127.
+        everyone: whether users without a view get the most popular pages.
         with_popular: also tell what popularity alone would recommend, to compare with.
         memory_limit: bytes. Users come in chunks for about a quarter of it, at 64 bytes a view or result,
             plus 16 bytes a page for each thread. With order or trend a view takes 96.
@@ -87,7 +89,7 @@ def recommend(
     histories = Histories.of(
         views, weights, parameters, trend_of(views, parameters, discoveries), has_earlier=earlier.nnz > 0
     )
-    active = np.diff(views.matrix.indptr) > 0
+    active = (np.diff(views.matrix.indptr) > 0) | everyone
     cost = np.cumsum(64 * (np.diff(history.indptr).astype(np.int64) + top_n + 1))
     start = 0
     while start < m:

@@ -4,6 +4,7 @@ from datetime import date
 
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES
 from user_pipeline.ingest.manifest import Manifest
+from user_pipeline.recommendations.eligibility import Eligibility
 from user_pipeline.recommendations.history import History, Window, in_codes, number
 from user_pipeline.recommendations.snapshot import Choices, write_recommendations
 from user_pipeline.reconcile.comparing import NO_SNAPSHOT, Comparison, Difference, LakeError, Recompute, Shape
@@ -79,7 +80,7 @@ def page_recommendations(work: Recompute) -> Comparison:
             comparison.differences.append(Difference(NO_SNAPSHOT, day, work.number("actual")))
             return comparison
         anew = work.engine.new_scratch(comparison.table) / "anew.parquet"
-        write_recommendations(_history(work, Window(day, choices.window_days)), anew, choices)
+        write_recommendations(_history(work, Window(day, choices.window_days), choices.eligibility), anew, choices)
         work.keep(
             comparison.table, f"select {', '.join(_RECOMMENDATIONS.columns)} from read_parquet({literal(str(anew))})"
         )
@@ -104,14 +105,14 @@ def _served(work: Recompute) -> date | None:
         return served_day(transaction) if exists(transaction, "page_recommendations_day") else None
 
 
-def _history(work: Recompute, window: Window) -> History:
+def _history(work: Recompute, window: Window, eligibility: Eligibility) -> History:
     pairs = "select user_id, url from kept.user_page_views_daily where "
     # One of its own: the numbers are in temporary tables, users among them.
     with work.connection.cursor() as connection:
         viewed = connection.sql(f"{pairs} day >= '{window.first}' and day < '{window.end}'")
-        number(connection, viewed)
+        number(connection, viewed, eligibility)
         before = connection.sql(f"{pairs} day < '{window.first}'")
-        return in_codes(connection, viewed, before, connection.sql("select user_id, email from kept.users"))
+        return in_codes(connection, before, connection.sql("select user_id, email from kept.users"))
 
 
 def _whole(work: Recompute, table: str) -> Comparison:

@@ -400,6 +400,11 @@ def test_the_manifest_of_one_feed_says_nothing_of_the_other(full: Platform) -> N
             "unique_pages",
             "user 3: /50 2 times",
         ),
+        (
+            "update page_recommendations set recommended_url = '/t?token=x' where user_id = 3 and rank = 2",
+            "safe_pages",
+            "user 3: /t?token=x may not be shown",
+        ),
         ("delete from page_recommendations where user_id = 2", "eligible_users", "user 2: 0 rows, 97 unseen pages"),
         (
             "delete from page_recommendations where user_id = 2 and rank = 3",

@@ -117,7 +117,7 @@ ASSETS = {
         "snapshots_io_manager",
         "user_id email recommended_url rank",
         parents="users user_page_views",
-        blocking_checks="ranks unseen unique_pages eligible_users latest_email",
+        blocking_checks="ranks unseen unique_pages safe_pages eligible_users latest_email",
     ),
     "recommendation_quality": expect(
         "marts",

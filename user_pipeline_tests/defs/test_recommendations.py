@@ -121,6 +121,22 @@ def test_two_days_by_hand(platform: Platform) -> None:
     assert as_of(platform) == date(2017, 4, 2)
 
 
+def test_a_page_that_may_not_be_shown_is_recommended_to_nobody(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USER_PIPELINE_RECOMMENDATION_MIN_VIEWERS", "2")
+    monkeypatch.setenv("USER_PIPELINE_RECOMMENDATION_URLS", "^/[a-z?=]+$")
+    monkeypatch.setenv("USER_PIPELINE_RECOMMENDATION_EXCLUDE_URLS", "token=")
+    fresh_settings()
+    views = {1: ("a", "b", "reset?token=x"), 2: ("a", "b", "reset?token=x", "B"), 3: ("a", "c", "B"), 4: ("d",)}
+    platform.put_views(
+        "PageViews/a", [view(f"{DAY[0]}T12:00:00", f"/{page}", user) for user, pages in views.items() for page in pages]
+    )
+    said = metadata(run(platform, DAY[0]), "page_recommendations")[DAY[0]]
+    assert table(platform) == {3: "b", 4: "ab"}
+    assert (said["active_users"], said["pages"], said["withheld_pages"]) == (4, 2, 4)
+
+
 def test_staging_views_and_empty_days_recommend_nothing(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     run(platform, DAY[0])
     assert (table(platform), as_of(platform)) == ({}, date(2017, 4, 1))

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from user_pipeline.recommendations.eligibility import Eligibility
 from user_pipeline.recommendations.history import NoHistoryError, Window, new_page_views, read_history
 from user_pipeline.recommendations.rules import RULES, broken_rules
 from user_pipeline.recommendations.snapshot import Choices, Summary, write_recommendations
@@ -42,12 +43,24 @@ def bring(platform: Platform, views: Iterable[View]) -> None:
     )
 
 
-def make(platform: Platform, window: Window, **options: Any) -> tuple[list[dict[str, Any]], Summary]:
+ANY = Eligibility(1)
+
+
+def make(
+    platform: Platform, window: Window, eligibility: Eligibility = ANY, **options: Any
+) -> tuple[list[dict[str, Any]], Summary]:
     file = snapshot_file(platform)
     with platform.engine() as engine:
-        history = read_history(platform.lake, engine, window)
+        history = read_history(platform.lake, engine, window, eligibility)
     choices = Choices(
-        **{"window_days": window.days, "neighbours": 100, "regularisation": 1.0, "memory_limit": 2**28, **options}
+        **{
+            "window_days": window.days,
+            "eligibility": eligibility,
+            "neighbours": 100,
+            "regularisation": 1.0,
+            "memory_limit": 2**28,
+            **options,
+        }
     )
     summary = write_recommendations(history, file, choices)
     assert Choices.of(file) == choices
@@ -71,19 +84,24 @@ everywhere = settings(
 
 
 @everywhere
-@given(histories, st.integers(1, N_DAYS + 1))
-@example([], 3)  # nothing at all
-@example([(0, 1, "/")], 3)  # one page in the world, one user
-@example([(n % 5, user, url) for n, user in enumerate(USERS) for url in PAGES], 5)  # all seen
-@example([(0, 1, "/a"), (1, 1, "/"), (1, 2, "/a"), (4, 1, "/a")], 2)  # seen before the window, and again after it
-@example([(2, 1, "/a"), (2, 2, "/"), (4, 1, "/")], 1)  # seen only after the day
-def test_recommendations_equal_a_recompute(platform: Platform, visits: Visits, days: int) -> None:
+@given(histories, st.integers(1, N_DAYS + 1), st.integers(1, 3), st.sampled_from([None, "a"]))
+@example([], 3, 1, None)  # nothing at all
+@example([(0, 1, "/")], 3, 1, None)  # one page in the world, one user
+@example([(n % 5, user, url) for n, user in enumerate(USERS) for url in PAGES], 5, 3, None)  # all seen
+@example(
+    [(0, 1, "/a"), (1, 1, "/"), (1, 2, "/a"), (4, 1, "/a")], 2, 1, None
+)  # seen before the window, and again after it
+@example([(2, 1, "/a"), (2, 2, "/"), (4, 1, "/")], 1, 1, None)  # seen only after the day
+@example([(0, user, url) for user in (1, 2) for url in PAGES] + [(0, 0, "/A")], 1, 3, None)  # one page may be shown
+def test_recommendations_equal_a_recompute(
+    platform: Platform, visits: Visits, days: int, min_viewers: int, allowed: str | None
+) -> None:
     views = [at(*visit) for visit in visits]
     bring(platform, views)
     for last in DAYS:
-        rows, summary = make(platform, Window(last, days))
+        rows, summary = make(platform, Window(last, days), Eligibility(min_viewers, allowed))
 
-        expected = oracle.recommendations(views, last, days, 1.0)
+        expected = oracle.recommendations(views, last, days, 1.0, min_viewers=min_viewers, allowed=allowed or "")
         assert by_user(rows) == {user: expected.ranked(user)[:3] for user in expected.seen if expected.ranked(user)}
         assert by_user(rows, "popular_url") == {
             user: expected.most_popular(user)[:3] for user in expected.seen if expected.ranked(user)
@@ -129,9 +147,10 @@ def test_the_rules_hold_for_what_is_made_and_for_nothing_else(
         spoilt.append({**row, "rank": max(other["rank"] for other in rows if other["user_id"] == row["user_id"]) + 1})
         expected = {"unique_pages"} | ({"ranks"} if spoilt[-1]["rank"] > 3 else set())
     elif fault == "seen":
-        seen = oracle.recommendations(views, window.last, days, 1.0).seen[row["user_id"]]
+        served = oracle.recommendations(views, window.last, days, 1.0)
+        seen, in_window = served.seen[row["user_id"]], served.pages
         row["recommended_url"] = data.draw(st.sampled_from(sorted(seen)))
-        expected = {"unseen"}
+        expected = {"unseen"} | ({"safe_pages"} if row["recommended_url"] not in in_window else set())
     elif fault == "stranger":
         spoilt.append({**row, "user_id": 77, "rank": 1})
         expected = {"eligible_users"}
@@ -140,9 +159,17 @@ def test_the_rules_hold_for_what_is_made_and_for_nothing_else(
     assert broken(platform, window) == expected
 
 
-def broken(platform: Platform, window: Window) -> set[str]:
+def broken(platform: Platform, window: Window, eligibility: Eligibility = ANY) -> set[str]:
     with platform.engine() as engine, platform.analytics.transaction() as transaction:
-        found = broken_rules(transaction, platform.lake, engine, snapshot_file(platform), window, in_table=False)
+        found = broken_rules(
+            transaction,
+            platform.lake,
+            engine,
+            snapshot_file(platform),
+            window,
+            eligibility=eligibility,
+            in_table=False,
+        )
     assert set(found) == set(RULES)
     return {name for name, offenders in found.items() if offenders}
 
@@ -169,6 +196,28 @@ def test_the_same_views_give_the_same_bytes(platform: Platform) -> None:
     assert pq.read_table(pa.BufferReader(contents[0])) == pq.read_table(pa.BufferReader(contents[1]))
 
 
+def test_a_page_that_may_not_be_shown_is_found_if_it_is(platform: Platform) -> None:
+    bring(platform, [at(0, user, url) for user in (1, 2, 3) for url in ("/a", "/b")] + [at(0, 3, "/reset?token=x")])
+    window = Window(FIRST, 1)
+    make(platform, window)
+    assert broken(platform, window) == set()
+    assert broken(platform, window, Eligibility(3)) == {"safe_pages"}
+    assert broken(platform, window, Eligibility(1, exclude_urls="token=")) == {"safe_pages"}
+    assert broken(platform, window, Eligibility(1, "^/[ab]$")) == {"safe_pages"}
+    for eligibility in (Eligibility(3), Eligibility(1, exclude_urls="token="), Eligibility(1, "^/[ab]$")):
+        rows, summary = make(platform, window, eligibility)
+        assert (rows, summary.pages, summary.withheld_pages) == ([], 2, 1)
+        assert broken(platform, window, eligibility) == set()
+
+
+def test_who_viewed_only_pages_that_may_not_be_shown_gets_the_most_popular(platform: Platform) -> None:
+    bring(platform, [at(0, user, "/a") for user in (1, 2, 3)] + [at(0, 0, "/token")])
+    rows, summary = make(platform, Window(FIRST, 1), Eligibility(3))
+    assert by_user(rows) == {0: ["/a"]}
+    assert (summary.active_users, summary.fallback_users) == (4, 1)
+    assert broken(platform, Window(FIRST, 1), Eligibility(3)) == set()
+
+
 def test_a_window_may_reach_back_before_all_time() -> None:
     assert Window(date(2017, 4, 3), 3).first == date(2017, 4, 1)
     assert Window(date(2, 1, 1), 9999).first == date.min
@@ -180,6 +229,6 @@ def test_a_window_may_reach_back_before_all_time() -> None:
 
 def test_without_any_day_it_says_what_to_materialize(platform: Platform) -> None:
     with platform.engine() as engine, pytest.raises(NoHistoryError, match="materialize the asset user_page_views"):
-        read_history(platform.lake, engine, Window(FIRST, 90))
+        read_history(platform.lake, engine, Window(FIRST, 90), ANY)
     bring(platform, [])
-    assert make(platform, Window(FIRST, 90)) == ([], Summary(0, 0, 0, 0, 0, 0, 0))
+    assert make(platform, Window(FIRST, 90)) == ([], Summary(0, 0, 0, 0, 0, 0, 0, 0))

@@ -15,6 +15,7 @@ from user_pipeline.errors import PermanentError, never_retried
 from user_pipeline.io_managers.metadata import timed
 from user_pipeline.io_managers.partitioned import PARTITIONED, File, Partitioned
 from user_pipeline.lake.lake import Lake
+from user_pipeline.recommendations.eligibility import Eligibility
 from user_pipeline.recommendations.history import Window, new_page_views, read_history
 from user_pipeline.recommendations.snapshot import Choices, write_recommendations
 from user_pipeline.recommender.defaults import NEIGHBOURS, REGULARISATION
@@ -64,7 +65,7 @@ class RecommendationsConfig(dg.Config):
 
 
 @daily_asset(
-    code_version="1",
+    code_version="2",
     group_name="marts",
     kinds={"postgres", "table", "parquet"},
     tags=PERSONAL,
@@ -76,7 +77,11 @@ class RecommendationsConfig(dg.Config):
         **column_schema(
             ("user_id", "bigint", "Who viewed a page in the last USER_PIPELINE_RECOMMENDATION_DAYS days."),
             ("email", "text", "The user's latest e-mail address; null if no valid production update is known."),
-            ("recommended_url", "text", "A page viewed by others in these days, and by the user on no day so far."),
+            (
+                "recommended_url",
+                "text",
+                "A page that enough others viewed in these days, and the user on no day so far.",
+            ),
             ("rank", "integer", "1 is best, 3 the last; fewer only where fewer pages are unseen."),
             unique=("user_id", "rank"),
         ),
@@ -125,11 +130,12 @@ def _recommended(day: str, config: RecommendationsConfig, engine: Engine, lake: 
     taken: dict[str, float] = {}
     with timed(taken, "computing"):
         window = Window(date.fromisoformat(day), settings.current().recommendation_days)
+        eligibility = Eligibility.by(settings.current())
         summary = write_recommendations(
-            read_history(lake, engine, window),
+            read_history(lake, engine, window, eligibility),
             file,
             # The engine, which has read the history, may still hold some of its own memory.
-            Choices(window.days, config.neighbours, config.regularisation, engine.memory_limit // 2),
+            Choices(window.days, eligibility, config.neighbours, config.regularisation, engine.memory_limit // 2),
         )
     return File(file, summary.rows, {"window_days": window.days, **asdict(summary), **taken})
 

@@ -10,6 +10,7 @@ from user_pipeline.defs.check_results import evaluate_days, fetch, result_of, sp
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.errors import never_retried
 from user_pipeline.lake.lake import Lake
+from user_pipeline.recommendations.eligibility import Eligibility
 from user_pipeline.recommendations.history import Window
 from user_pipeline.recommendations.rules import RULES, broken_rules
 from user_pipeline.reconcile.accounts import between
@@ -29,8 +30,14 @@ def recommendation_checks() -> list[dg.AssetChecksDefinition]:
             spec(asset, "unique_pages", "No page is recommended to a user twice."),
             spec(
                 asset,
+                "safe_pages",
+                "Every recommended page has USER_PIPELINE_RECOMMENDATION_MIN_VIEWERS viewers in the window, and "
+                "its url is one that USER_PIPELINE_RECOMMENDATION_URLS and …_EXCLUDE_URLS allow.",
+            ),
+            spec(
+                asset,
                 "eligible_users",
-                "Who viewed a page in the window has min(3, unseen pages) rows, no one else any.",
+                "Who viewed a page in the window has min(3, unseen pages that may be shown) rows, no one else any.",
             ),
             spec(asset, "latest_email", "The e-mails of the table are those of users."),
         ],
@@ -50,6 +57,7 @@ def recommendation_checks() -> list[dg.AssetChecksDefinition]:
                         engine,
                         [day for day in days if _is_computed(context.instance, day)],
                         settings.current().recommendation_days,
+                        Eligibility.by(settings.current()),
                     ),
                 ),
             )
@@ -75,7 +83,7 @@ def recommendation_checks() -> list[dg.AssetChecksDefinition]:
 
 
 def check_recommendations(
-    lake: Lake, engine: Engine, days: Sequence[date], window_days: int
+    lake: Lake, engine: Engine, days: Sequence[date], window_days: int, eligibility: Eligibility
 ) -> list[dg.AssetCheckResult]:
     """The rules of recommendations, for each of the days that has some: the table's, or else those of the snapshot."""
     problems: dict[str, list[str]] = {name: [] for name in RULES}
@@ -85,7 +93,8 @@ def check_recommendations(
             transaction.execute("set transaction isolation level repeatable read")
             in_table = served_day(transaction) == day
             window = Window(day, window_days)
-            for name, found in broken_rules(transaction, lake, engine, file, window, in_table=in_table).items():
+            broken = broken_rules(transaction, lake, engine, file, window, eligibility=eligibility, in_table=in_table)
+            for name, found in broken.items():
                 problems[name] += [f"{day}: {offender}" for offender in found]
     return [result_of(name, "page_recommendations", found, days=len(checked)) for name, found in problems.items()]
 
