@@ -30,6 +30,14 @@ TABLES = [
     ("analytics", "user_page_views"),
     ("analytics", "page_recommendations"),
     ("analytics", "page_recommendations_day"),
+    ("analytics", "page_recommendations_because"),
+    ("analytics", "page_recommendation_reasons"),
+    ("analytics", "related_pages"),
+    ("analytics", "related_pages_day"),
+    ("analytics", "popular_pages"),
+    ("analytics", "popular_pages_day"),
+    ("analytics", "recommendation_parameters"),
+    ("analytics", "recommendation_parameters_day"),
     ("analytics", "recommendation_quality"),
 ]
 PASSWORDS = {
@@ -305,7 +313,9 @@ def test_the_command_makes_tables_and_a_writer_without_them_is_told_of_it(
         "USER_PIPELINE_STAGING_URL: ingested_days, ingested_objects, lake, lake_commits, lake_files, lake_partitions, "
         "page_views, rejected_lines, replaced_files, user_updates\n"
         "USER_PIPELINE_ANALYTICS_URL: lake, lake_commits, lake_files, lake_partitions, page_recommendations, "
-        "page_recommendations_day, recommendation_quality, user_page_views, users\n"
+        "page_recommendations_because, page_recommendations_day, popular_pages, popular_pages_day, "
+        "recommendation_parameters, recommendation_parameters_day, recommendation_quality, related_pages, "
+        "related_pages_day, user_page_views, users\n"
     )
     assert as_writer.materialize("2017-04-01").success
 

@@ -26,8 +26,13 @@ if TYPE_CHECKING:
 
     from user_pipeline.engines.duckdb import Engine
     from user_pipeline.lake.lake import Lake
+    from user_pipeline.recommender.discoveries import Discoveries
+    from user_pipeline.recommender.playback import Past
 
+PAST_ROWS = 2_000_000
+"""So many rows of daily aggregates, about, are enough to play the last days back."""
 _BATCH = 100_000
+_EPOCH = date(1970, 1, 1)
 
 
 class NoHistoryError(PermanentError):
@@ -67,8 +72,12 @@ class History:
         pages: urls, ascending: every page viewed in the window that may be shown.
         withheld: how many pages of the window may not.
         viewed: user and page codes of each pair of the window, once, int32.
-        seen_before: the same of pairs of these users and pages that were viewed before the window. Some of them
-            may be in the window as well.
+        recency: of each of these pairs, how many of the user's moments of viewing are later than the last view of it,
+            int32: 0 for the page viewed last.
+        seen_before: user and page codes of pairs of these users and pages that were viewed before the window. Some of
+            them may be in the window as well.
+        discoveries: how many users viewed each page for the first time, on each of the last days.
+        past: the window day by day, of as many users as ``PAST_ROWS`` allow; None unless asked for.
     """
 
     users: "NDArray[np.int64]"
@@ -76,7 +85,10 @@ class History:
     pages: "pa.StringArray"
     withheld: int
     viewed: "tuple[NDArray[np.int32], NDArray[np.int32]]"
+    recency: "NDArray[np.int32]"
     seen_before: "tuple[NDArray[np.int32], NDArray[np.int32]]"
+    discoveries: "Discoveries"
+    past: "Past | None"
 
 
 class Views:
@@ -137,10 +149,12 @@ class Views:
         return self._local[day]
 
 
-def read_history(lake: "Lake", engine: "Engine", window: Window, eligibility: Eligibility) -> History:
+def read_history(
+    lake: "Lake", engine: "Engine", window: Window, eligibility: Eligibility, *, with_past: bool = False
+) -> History:
     """Read the views of a window and what its users saw before, of pages that may be shown.
 
-    The urls pass through files and the engine, which spills to disk; what is held are 8 bytes a pair and the users
+    The urls pass through files and the engine, which spills to disk; what is held are 12 bytes a pair and the users
     and pages once.
 
     Raises:
@@ -155,7 +169,7 @@ def read_history(lake: "Lake", engine: "Engine", window: Window, eligibility: El
             views = Views(transaction, lake, engine)
             if views.is_empty:
                 raise NoHistoryError("user_page_views has no partition; materialize the asset user_page_views first")
-            viewed = connection.sql(f"select user_id, url from {views.table(window.first, window.end)}")
+            viewed = connection.sql(f"select user_id, url, last_viewed from {views.table(window.first, window.end)}")
             number(connection, viewed, eligibility)
             transaction.load("active", connection.table("users").project("id as user_id").to_arrow_reader(_BATCH))
             transaction.execute("analyze active")
@@ -174,7 +188,8 @@ def read_history(lake: "Lake", engine: "Engine", window: Window, eligibility: El
                 if views.has_from(window.end)
                 else f"select user_id, url from {elsewhere}"
             )
-            return in_codes(connection, before, connection.read_parquet(str(scratch / "emails.parquet")))
+            emails_of = connection.read_parquet(str(scratch / "emails.parquet"))
+            return in_codes(connection, before, emails_of, window, with_past=with_past)
     finally:
         connection.close()
 
@@ -237,8 +252,8 @@ def number(
     """Number who viewed what in a window: users by id and pages by url, both from 0, as ``users`` and ``pages``.
 
     Args:
-        connection: gets the two temporary tables, and ``viewed`` with the pairs in numbers.
-        viewed: ``user_id`` bigint, ``url`` string.
+        connection: gets the two temporary tables, and others that :func:`in_codes` reads.
+        viewed: ``user_id`` bigint, ``url`` string, ``last_viewed`` timestamp; a row for each day.
         eligibility: which pages get a number.
     """
     viewed.create_view("rows_viewed")
@@ -249,24 +264,30 @@ def number(
             f"from (select distinct {column} from rows_viewed)"
         )
     connection.execute(
-        """
+        f"""
         create temporary table pairs as
-        select distinct users.code as "user", urls.code as number
+        select users.code as user_code, urls.code as number,
+          min({_DAY.format("r.last_viewed")}) as first_day, max(r.last_viewed) as last_viewed
         from rows_viewed r join users on users.id = r.user_id join urls on urls.url = r.url
+        group by all
         """
     )
+    # Since when: the day its last required viewer came.
     connection.execute(
-        """
+        f"""
         create temporary table eligible as
-        select url, code as number from urls
-        where code in (select number from pairs group by number having count(*) >= $min_viewers)
-        """,
-        {"min_viewers": eligibility.min_viewers},
+        select urls.url, number, since
+        from (
+          select number, list_last(min(first_day, {eligibility.min_viewers})) as since
+          from pairs group by number having count(*) >= {eligibility.min_viewers}
+        ) often
+        join urls on urls.code = often.number
+        """
     )
     keep_allowed(connection, "eligible", eligibility)
     connection.execute(
         "create temporary table pages as "
-        "select url, number, (row_number() over (order by number) - 1)::integer as code from eligible"
+        "select url, number, since, (row_number() over (order by number) - 1)::integer as code from eligible"
     )
 
 
@@ -274,6 +295,9 @@ def in_codes(
     connection: "duckdb.DuckDBPyConnection",
     before: "duckdb.DuckDBPyRelation",
     emails: "duckdb.DuckDBPyRelation",
+    window: Window,
+    *,
+    with_past: bool = False,
 ) -> History:
     """The history of a window that :func:`number` has put into numbers.
 
@@ -281,26 +305,90 @@ def in_codes(
         connection: has the numbers.
         before: what was viewed before the window: ``user_id`` bigint, ``url`` string; by any user, any page.
         emails: ``user_id`` bigint, ``email`` string; a user once.
+        window: the days.
+        with_past: whether to tell what happened day by day.
     """
+    from user_pipeline.recommender.discoveries import Discoveries
+
     emails.create_view("emails")
     before.create_view("rows_before")
+    connection.execute(
+        """
+        create temporary table before as
+        select distinct users.code as user_code, pages.code as page
+        from rows_before b join users on users.id = b.user_id join pages on pages.url = b.url
+        """
+    )
     [(withheld,)] = connection.sql("select (select count(*) from urls) - (select count(*) from pages)").fetchall()
-    viewed = _numbers(connection, 'select "user", pages.code from pairs join pages using (number)')
-    seen_before = _numbers(
+    user, page, recency = _numbers(
         connection,
         """
-        select distinct users.code, pages.code as page
-        from rows_before b join users on users.id = b.user_id join pages on pages.url = b.url
+        select user_code, pages.code,
+          (dense_rank() over (partition by user_code order by last_viewed desc) - 1)::integer
+        from pairs join pages using (number)
         """,
     )
+    urls = _texts(connection, "select url from pages order by code")
+    found = _numbers(connection, _DISCOVERED.format(since=day_number(window.last) - _TOLD))
+    discoveries = Discoveries(found[0], found[1], found[2], len(urls))
+    earlier = _numbers(connection, "select user_code, page from before")
     return History(
         users=_numbers(connection, "select id from users order by code")[0],
         emails=_texts(connection, "select email from users left join emails on user_id = id order by code"),
-        pages=_texts(connection, "select url from pages order by code"),
+        pages=urls,
         withheld=withheld,
-        viewed=(viewed[0], viewed[1]),
-        seen_before=(seen_before[0], seen_before[1]),
+        viewed=(user, page),
+        recency=recency,
+        seen_before=(earlier[0], earlier[1]),
+        discoveries=discoveries,
+        past=_past(connection, discoveries) if with_past else None,
     )
+
+
+def day_number(day: date) -> int:
+    """The number of a day, as :class:`.Discoveries` and :class:`.Past` count them."""
+    return (day - _EPOCH).days
+
+
+def _past(connection: "duckdb.DuckDBPyConnection", discoveries: "Discoveries") -> "Past":
+    """The rows of some users, the same for the same views."""
+    from user_pipeline.recommender.playback import Past
+
+    [(rows,)] = connection.sql("select count(*) from rows_viewed").fetchall()
+    below = 2**32 if rows <= PAST_ROWS else 2**32 * PAST_ROWS // rows
+    # Multiples of the golden ratio are spread evenly.
+    connection.execute(
+        "create temporary table chosen as "
+        "select id, code, (row_number() over (order by code) - 1)::integer as number "
+        f"from users where (code::bigint * 2654435769) % 4294967296 < {below}"
+    )
+    user, page, time = _numbers(
+        connection,
+        """
+        select chosen.number, pages.code, epoch_us(r.last_viewed)
+        from rows_viewed r join chosen on chosen.id = r.user_id join pages on pages.url = r.url
+        """,
+    )
+    before = _numbers(
+        connection, "select chosen.number, page from before join chosen on chosen.code = before.user_code"
+    )
+    [since] = _numbers(connection, "select since from pages order by code")
+    [(n_users,)] = connection.sql("select count(*) from chosen").fetchall()
+    return Past(user, page, time, (before[0], before[1]), discoveries, since, n_users)
+
+
+# The number of the day of a moment.
+_DAY = "(epoch_us({}) // 86400000000)"
+# First views of all users, of the last days.
+_DISCOVERED = """
+    select pages.code, first_day, count(*)
+    from pairs join pages using (number)
+    anti join before on before.user_code = pairs.user_code and before.page = pages.code
+    where first_day > {since}
+    group by all
+"""
+# Of so many days they are told: those that are played back, and the week that is the trend of the first of them.
+_TOLD = 40
 
 
 def _numbers(connection: "duckdb.DuckDBPyConnection", sql: str) -> "list[NDArray[Any]]":

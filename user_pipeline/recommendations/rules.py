@@ -33,6 +33,12 @@ _LATEST_EMAIL = """
     where recommended.email is distinct from users.email
 """
 
+_TABLE = """
+    create temporary view recommended as
+    select r.user_id, r.email, r.recommended_url, r.rank, b.because_url
+    from public.page_recommendations r
+    left join public.page_recommendations_because b on b.user_id = r.user_id and b.rank = r.rank
+"""
 _IN_TABLES = {"ranks": _RANKS, "unique_pages": _UNIQUE_PAGES, "latest_email": _LATEST_EMAIL}
 
 # The same, in the engine. ``met`` holds the rows of user_page_views of the recommended pairs. Where the last view is of
@@ -43,6 +49,12 @@ _UNSEEN = """
       select user_id, url, sum(count) as count from {later} group by user_id, url
     ) later on later.user_id = met.user_id and later.url = met.url
     where met.count > coalesce(later.count, 0)
+"""
+# ``because`` holds why pages are recommended: the page seen that spoke most for each, where one did.
+_REASONS = """
+    select b.user_id, b.because_url || ' was not viewed'
+    from because b anti join (select distinct user_id, url from {window}) w
+      on w.user_id = b.user_id and w.url = b.because_url
 """
 # ``pages`` holds the pages that may be shown: with enough viewers in the window, and allowed by the rules about urls.
 _SAFE_PAGES = """
@@ -77,7 +89,13 @@ _ELIGIBLE_USERS = """
     select user_id, n || ' rows, though not active' from given anti join active using (user_id)
 """
 
-RULES = ("ranks", "unseen", "unique_pages", "safe_pages", "eligible_users", "latest_email")
+_AGAINST_VIEWS = {
+    "unseen": _UNSEEN,
+    "safe_pages": _SAFE_PAGES,
+    "reasons": _REASONS,
+    "eligible_users": _ELIGIBLE_USERS,
+}
+RULES = ("ranks", "unseen", "unique_pages", "safe_pages", "reasons", "eligible_users", "latest_email")
 
 
 def broken_rules(
@@ -108,7 +126,7 @@ def broken_rules(
         The offenders of each rule, the first thousand of them.
     """
     if in_table:
-        transaction.execute("create temporary view recommended as select * from public.page_recommendations")
+        transaction.execute(_TABLE)
     else:
         transaction.load("recommended", read_parquet([snapshot]))
         transaction.execute("analyze recommended")
@@ -121,6 +139,21 @@ def broken_rules(
         for name, rows in _against_views(transaction, connection, views, window, eligibility).items():
             found[name] = _named(rows)
     return found
+
+
+def keep_eligible(connection: "duckdb.DuckDBPyConnection", views: str, eligibility: Eligibility) -> None:
+    """Make the temporary table ``pages`` of the pages that may be shown: ``url`` and ``viewers``.
+
+    Args:
+        connection: gets it.
+        views: the views of the window, as SQL to select from.
+        eligibility: which may.
+    """
+    connection.execute(
+        f"create temp table pages as select url, count(distinct user_id) as viewers from {views} "
+        f"group by url having count(distinct user_id) >= {eligibility.min_viewers}"
+    )
+    keep_allowed(connection, "pages", eligibility)
 
 
 def _against_views(
@@ -142,12 +175,14 @@ def _against_views(
         "select distinct v.user_id, v.url, v.count from recommended r "
         "join public.user_page_views v on v.user_id = r.user_id and v.url = r.recommended_url",
     )
-    keep("shown", "select min(user_id) as user_id, recommended_url as url from recommended group by recommended_url")
-    connection.execute(
-        f"create temp table pages as select url from {tables['window']} "
-        f"group by url having count(distinct user_id) >= {eligibility.min_viewers}"
+    keep(
+        "shown",
+        "select min(user_id) as user_id, url "
+        "from recommended, lateral (values (recommended_url), (because_url)) shown (url) "
+        "where url is not null group by url",
     )
-    keep_allowed(connection, "pages", eligibility)
+    keep("because", "select distinct user_id, because_url from recommended where because_url is not null")
+    keep_eligible(connection, tables["window"], eligibility)
     keep("given", "select user_id, count(*) as n from recommended group by user_id")
     connection.execute(f"create temp table active as select distinct user_id from {tables['window']}")
     connection.execute(
@@ -156,10 +191,7 @@ def _against_views(
     )
     transaction.load("short", connection.table("short").project("user_id").to_arrow_reader(_BATCH))
     keep("known", "select v.user_id, v.url, v.count from public.user_page_views v join short using (user_id)")
-    return {
-        name: connection.execute(_first(sql.format(**tables))).fetchall()
-        for name, sql in (("unseen", _UNSEEN), ("safe_pages", _SAFE_PAGES), ("eligible_users", _ELIGIBLE_USERS))
-    }
+    return {name: connection.execute(_first(sql.format(**tables))).fetchall() for name, sql in _AGAINST_VIEWS.items()}
 
 
 def _first(sql: str) -> str:

@@ -22,6 +22,8 @@ class Parameters:
         direction: d, 0 or more: how much more a page counts for what was viewed after it than for what was viewed
             before it. 0 is both alike, 1 is what comes after alone. With ``long_range`` 1 it has no effect.
         trend: a, 0 or more: how much the discovery trend adds, see :func:`.recommend`.
+        personal: whether what a user has seen counts. Without it everyone gets what is discovered most, or with
+            ``trend`` 0 the most popular pages.
 
     Raises:
         ValueError: a number is out of its range.
@@ -31,6 +33,7 @@ class Parameters:
     long_range: float = 1.0
     direction: float = 0.0
     trend: float = 0.0
+    personal: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.regularisation < math.inf:
@@ -48,3 +51,24 @@ class Parameters:
 
 
 EASE = Parameters()
+# Discoveries of so many days are the trend.
+TREND_DAYS = 7
+# What is chosen where the past does not tell.
+DEFAULT = Parameters(100.0, 0.3, 0.5, 1.0)
+# What is chosen from: popularity, the trend alone, and some of the family.
+CANDIDATES = (
+    Parameters(DEFAULT.regularisation, DEFAULT.long_range, DEFAULT.direction, personal=False),
+    Parameters(DEFAULT.regularisation, DEFAULT.long_range, DEFAULT.direction, 1.0, personal=False),
+    *(
+        Parameters(regularisation, long_range, direction, trend)
+        for regularisation, long_range, direction in (
+            (20.0, 1.0, 0.0),
+            (100.0, 1.0, 0.0),
+            (500.0, 1.0, 0.0),
+            (100.0, 0.3, 0.5),
+            (500.0, 0.3, 0.5),
+            (20.0, 0.0, 0.5),
+        )
+        for trend in (0.0, 0.1, 0.3, 1.0)
+    ),
+)

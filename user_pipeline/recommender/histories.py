@@ -91,7 +91,7 @@ class Histories:
         if self.gain.dtype == np.float32:
             return past.astype(np.float32)
         n = self.gain.shape[1]
-        counting = self._counting(start, stop)
+        counting = self.counting(start, stop)
         is_seen = csr_array((np.ones(past.nnz), past.indices % n, past.indptr), shape=(stop - start, n))
         parts = [counting, is_seen]
         if self.sketch.size:
@@ -105,8 +105,25 @@ class Histories:
             parts.append(csr_array(self.parameters.trend * spread[:, None]))
         return csr_array(hstack(parts, format="csr"))
 
-    def _counting(self, start: int, stop: int) -> csr_array:
-        """How much each page seen now counts."""
+    def trend_of(
+        self, asked: csr_array, user: NDArray[np.intp], column: NDArray[np.int32]
+    ) -> NDArray[np.float64] | None:
+        """What the trend adds to the scores of some users and columns; None if there is none.
+
+        Args:
+            asked: users x what they have seen, from :meth:`of_users`.
+            user: rows of it.
+            column: a column for each.
+        """
+        if not self.sketch.size:
+            return None
+        last = self.gain.shape[0] - 1
+        spread, trend = asked[:, [last]].toarray()[:, 0], self.gain[[last]].toarray()[0]
+        added: NDArray[np.float64] = spread[user] * trend[column]
+        return added
+
+    def counting(self, start: int, stop: int) -> csr_array:
+        """How much each page that users ``[start, stop)`` have seen now counts."""
         c = self.parameters.long_range
         order = self.views.latest_first
         if order is None or not self.parameters.is_ordered:

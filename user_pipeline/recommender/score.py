@@ -1,6 +1,7 @@
 """Every user's best unseen pages, by learned weights and then by popularity."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from user_pipeline.recommender.defaults import EASE, MEMORY_LIMIT, Parameters
 from user_pipeline.recommender.histories import Histories, trend_of
 from user_pipeline.recommender.interactions import Codes, Interactions
 from user_pipeline.recommender.parallel import threads
+from user_pipeline.recommender.reasons import NONE, reasons
 
 TOP_N = 3
 
@@ -26,6 +28,9 @@ class Recommendations(NamedTuple):
         rank: 1 is best, int8.
         is_fallback: whether the page was chosen by popularity because too few had a positive score.
         popular: the page that popularity alone puts at this rank, int32; None unless asked for.
+        trending: the page that the discovery trend alone puts at this rank, likewise.
+        because: the page seen that spoke most for it, int32, -1 where popularity or the trend did; None unless asked
+            for.
     """
 
     user: NDArray[np.int32]
@@ -33,6 +38,8 @@ class Recommendations(NamedTuple):
     rank: NDArray[np.int8]
     is_fallback: NDArray[np.bool_]
     popular: NDArray[np.int32] | None = None
+    trending: NDArray[np.int32] | None = None
+    because: NDArray[np.int32] | None = None
 
 
 def recommend(
@@ -44,7 +51,8 @@ def recommend(
     seen: tuple[Codes, Codes] | None = None,
     top_n: int = TOP_N,
     everyone: bool = False,
-    with_popular: bool = False,
+    with_baselines: bool = False,
+    with_reasons: bool = False,
     memory_limit: int = MEMORY_LIMIT,
     n_threads: int | None = None,
 ) -> Iterator[Recommendations]:
@@ -70,7 +78,9 @@ def recommend(
             column allowed.
         top_n: how many pages a user gets, at most 127.
         everyone: whether users without a view get the most popular pages.
-        with_popular: also tell what popularity alone would recommend, to compare with.
+        with_baselines: also tell what popularity and the trend alone would recommend, to compare with; this needs
+            discoveries.
+        with_reasons: also tell which page seen spoke most for each.
         memory_limit: bytes. Users come in chunks for about a quarter of it, at 64 bytes a view or result,
             plus 16 bytes a page for each thread. With order or trend a view takes 96.
         n_threads: threads to use, every core by default; the result does not depend on it.
@@ -85,10 +95,18 @@ def recommend(
     if not n:
         return
     earlier = _exclusions(views, seen)
+    if not parameters.personal:
+        weights, parameters = empty((n, n)), replace(parameters, long_range=1.0)
     history = hstack([views.matrix, earlier], format="csr") if earlier.nnz else views.matrix
     histories = Histories.of(
         views, weights, parameters, trend_of(views, parameters, discoveries), has_earlier=earlier.nnz > 0
     )
+    predictors = csr_array(weights.T) if with_reasons else weights
+    by_trend = np.arange(n)
+    if with_baselines:
+        if discoveries is None:
+            raise ValueError("baselines need discoveries: how many users viewed each page for the first time")
+        by_trend = np.argsort(-discoveries[views.pages], kind="stable")
     active = (np.diff(views.matrix.indptr) > 0) | everyone
     cost = np.cumsum(64 * (np.diff(history.indptr).astype(np.int64) + top_n + 1))
     start = 0
@@ -101,17 +119,30 @@ def recommend(
         scored = np.count_nonzero(columns < n, axis=1)
         _fill(columns, scored, past, n)
         user, position = np.nonzero((columns < n) & active[start:stop, None])
-        popular = None
-        if with_popular:
-            by_popularity = np.full_like(columns, n)
-            _fill(by_popularity, np.zeros_like(scored), past, n)
-            popular = views.pages[by_popularity[user, position]]
+        popular = trending = because = None
+        if with_baselines:
+            popular = views.pages[_first(past, np.arange(n), top_n)[user, position]]
+            trending = views.pages[_first(past, by_trend, top_n)[user, position]]
+        if with_reasons:
+            column = columns[user, position]
+            speaking = reasons(
+                histories.counting(start, stop),
+                predictors,
+                user,
+                column,
+                trend=histories.trend_of(asked, user, column),
+                n_threads=n_threads,
+            )
+            speaking[position >= scored[user]] = NONE
+            because = np.where(speaking >= 0, views.pages[speaking], NONE).astype(np.int32)
         yield Recommendations(
             user=(start + user).astype(np.int32),
             page=views.pages[columns[user, position]],
             rank=(position + 1).astype(np.int8),
             is_fallback=position >= scored[user],
             popular=popular,
+            trending=trending,
+            because=because,
         )
         start = stop
 
@@ -179,6 +210,23 @@ def _best_of_all(scores: csr_array, least: NDArray[np.floating[Any]], top_n: int
     first = np.searchsorted(row[order], np.arange(scores.shape[0]))
     best: NDArray[np.int32] = scores.indices[order[first[:, None] + np.arange(top_n)]]
     return best
+
+
+def _first(history: csr_array, order: NDArray[np.intp], top_n: int) -> NDArray[np.int32]:
+    """The first unseen columns in an order, users x top_n, completed with the number of columns.
+
+    Args:
+        history: users x (columns, or columns twice), not zero where seen.
+        order: all columns, the best first.
+        top_n: how many.
+    """
+    n = len(order)
+    place = np.empty(n, np.int32)
+    place[order] = np.arange(n)
+    moved = csr_array((history.data, place[history.indices % n], history.indptr), shape=(history.shape[0], n))
+    out = np.full((history.shape[0], top_n), n, np.int32)
+    _fill(out, np.zeros(len(out), np.intp), moved, n)
+    return np.append(order, n).astype(np.int32)[out]
 
 
 def _fill(columns: NDArray[np.int32], scored: NDArray[np.intp], history: csr_array, n: int) -> None:

@@ -1,12 +1,14 @@
 """What is kept over all days, made from what :mod:`user_pipeline.reconcile.days` has worked out of each."""
 
+from collections.abc import Iterator
 from datetime import date
 
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES
 from user_pipeline.ingest.manifest import Manifest
+from user_pipeline.recommendations.day import Snapshot, write_tables
 from user_pipeline.recommendations.eligibility import Eligibility
 from user_pipeline.recommendations.history import History, Window, in_codes, number
-from user_pipeline.recommendations.snapshot import Choices, write_recommendations
+from user_pipeline.recommendations.snapshot import Choices
 from user_pipeline.reconcile.comparing import NO_SNAPSHOT, Comparison, Difference, LakeError, Recompute, Shape
 from user_pipeline.reconcile.full_refresh import rejects_files
 from user_pipeline.resources.postgres import literal
@@ -19,7 +21,13 @@ _WHOLE = {
         ("user_id", "email", "url", "count", "last_viewed"), ("user_id", "url"), ("user_id", "url")
     ),
 }
-_RECOMMENDATIONS = Shape(("user_id", "email", "recommended_url", "rank"), ("user_id", "rank"), ("user_id", "rank"))
+_SNAPSHOTS = {
+    "page_recommendations": Shape(
+        ("user_id", "email", "recommended_url", "rank"), ("user_id", "rank"), ("user_id", "rank")
+    ),
+    "related_pages": Shape(("url", "related_url", "rank", "score"), ("url", "rank"), ("url", "rank")),
+    "popular_pages": Shape(("url", "rank", "viewers", "first_viewers"), ("rank",), ("rank",)),
+}
 _REJECTS = Shape(
     ("feed", "source_object", "source_line", "reason", "line"),
     ("source_object", "source_line"),
@@ -67,31 +75,35 @@ def user_page_views(work: Recompute) -> Comparison:
     return _whole(work, "user_page_views")
 
 
-def page_recommendations(work: Recompute) -> Comparison:
-    """The recommendations of the day that is served, learned anew from the daily aggregates.
+def recommendations(work: Recompute) -> Iterator[Comparison]:
+    """The recommendations, related and popular pages of the day that is served, learned anew from the daily aggregates.
 
     Those of earlier days are as their runs made them, from what there was then.
     """
-    comparison = Comparison("page_recommendations")
-    work.empty("kept.page_recommendations", _RECOMMENDATIONS)
-    work.load(work.lake.analytics.database, comparison.table, _RECOMMENDATIONS)
-    if day := _served(work):
-        if not (choices := _choices(work, day)):
-            comparison.differences.append(Difference(NO_SNAPSHOT, day, work.number("actual")))
-            return comparison
-        anew = work.engine.new_scratch(comparison.table) / "anew.parquet"
-        write_recommendations(_history(work, Window(day, choices.window_days), choices.eligibility), anew, choices)
-        work.keep(
-            comparison.table, f"select {', '.join(_RECOMMENDATIONS.columns)} from read_parquet({literal(str(anew))})"
-        )
-        anew.unlink()
-    comparison.differences += work.compare(_RECOMMENDATIONS, "kept.page_recommendations", day, comparison)
-    return comparison
+    made: dict[tuple[date, Choices], dict[str, Snapshot]] = {}
+    for table, shape in _SNAPSHOTS.items():
+        comparison = Comparison(table)
+        work.empty(f"kept.{table}", shape)
+        work.load(work.lake.analytics.database, table, shape)
+        if day := _served(work, table):
+            if not (choices := _choices(work, table, day)):
+                comparison.differences.append(Difference(NO_SNAPSHOT, day, work.number("actual")))
+                yield comparison
+                continue
+            # Made in one run they are learned once.
+            if (day, choices) not in made:
+                history = _history(work, Window(day, choices.window_days), choices.eligibility)
+                folder = work.engine.new_scratch("snapshots")
+                made[day, choices] = write_tables(history, day, choices, folder, tables=list(_SNAPSHOTS), choice=None)
+            file = made[day, choices][table].path
+            work.keep(table, f"select {', '.join(shape.columns)} from read_parquet({literal(str(file))})")
+        comparison.differences += work.compare(shape, f"kept.{table}", day, comparison)
+        yield comparison
 
 
-def _choices(work: Recompute, day: date) -> Choices | None:
+def _choices(work: Recompute, table: str, day: date) -> Choices | None:
     """What the snapshot of the day was made with; None if it is gone or does not say."""
-    [path] = [file.path for file in work.lake.analytics.partitions("page_recommendations", [day]).get(day, [])] or [""]
+    [path] = [file.path for file in work.lake.analytics.partitions(table, [day]).get(day, [])] or [""]
     try:
         with work.file(path) as file:
             return Choices.of(file)
@@ -99,20 +111,20 @@ def _choices(work: Recompute, day: date) -> Choices | None:
         return None
 
 
-def _served(work: Recompute) -> date | None:
+def _served(work: Recompute, table: str) -> date | None:
     """The day the table is as of; None if there is none yet."""
     with work.lake.analytics.database.transaction() as transaction:
-        return served_day(transaction) if exists(transaction, "page_recommendations_day") else None
+        return served_day(transaction, table) if exists(transaction, f"{table}_day") else None
 
 
 def _history(work: Recompute, window: Window, eligibility: Eligibility) -> History:
-    pairs = "select user_id, url from kept.user_page_views_daily where "
+    pairs = "select user_id, url, last_viewed from kept.user_page_views_daily where "
     # One of its own: the numbers are in temporary tables, users among them.
     with work.connection.cursor() as connection:
         viewed = connection.sql(f"{pairs} day >= '{window.first}' and day < '{window.end}'")
         number(connection, viewed, eligibility)
         before = connection.sql(f"{pairs} day < '{window.first}'")
-        return in_codes(connection, before, connection.sql("select user_id, email from kept.users"))
+        return in_codes(connection, before, connection.sql("select user_id, email from kept.users"), window)
 
 
 def _whole(work: Recompute, table: str) -> Comparison:

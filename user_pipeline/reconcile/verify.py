@@ -59,6 +59,6 @@ def verify(
                 yield tables.rejected_lines(work)
                 yield tables.users(work)
                 yield tables.user_page_views(work)
-                yield tables.page_recommendations(work)
+                yield from tables.recommendations(work)
         finally:
             connection.execute("detach kept")

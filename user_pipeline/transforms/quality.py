@@ -1,68 +1,125 @@
 """How good a day's recommendations were, by what users viewed the day after."""
 
+import math
+from collections.abc import Mapping
+
 import narwhals as nw
 
 from user_pipeline.transforms import Frame
+
+_RANKS = 3
+# What a hit counts at each rank, and the most there can be of 1, 2 and 3 new pages.
+_DISCOUNTS = tuple(1 / math.log2(1 + rank) for rank in range(1, _RANKS + 1))
+_IDEAL = tuple(sum(_DISCOUNTS[:n]) for n in range(1, _RANKS + 1))
+_CHOICES = {"": "recommended_url", "popularity_": "popular_url", "trend_": "trending_url"}
+BASELINES = ("popularity", "trend")
+# Of a normal distribution 95 % is within so many standard deviations.
+_Z = 1.959964
 
 
 def hits(recommended: Frame, new_views: Frame) -> Frame:
     """Recommendations against the pages users viewed for the first time.
 
     Args:
-        recommended: ``user_id``, ``rank``, ``recommended_url``, ``popular_url``, by which day's end it may be.
+        recommended: ``user_id``, ``rank``, ``recommended_url``, ``popular_url``, ``trending_url``, by which day's end
+            it may be.
         new_views: ``user_id``, ``url``, each pair once: pages users viewed on the day after and never before.
 
     Returns:
         One row about the users who were recommended something and viewed something new: ``users`` their number,
         ``hit_rate`` the share who viewed a recommended page, ``recall_at_3`` the mean of hits / min(3, new pages),
-        ``popularity_hit_rate`` and ``popularity_recall_at_3`` the same had the most popular unseen pages been
-        recommended. Means of no users are null.
+        ``ndcg_at_3`` the same with a hit counting less at a worse rank. With the prefixes ``popularity_`` and
+        ``trend_`` the same had the most popular or the most discovered unseen pages been recommended;
+        ``wins_over_popularity`` and ``losses_to_popularity``, and those of ``trend``, are how many users had a hit of
+        one alone. Means of no users are null.
     """
     new = new_views.join(recommended.select("user_id").unique(), on="user_id", how="semi")
     found = new.with_columns(hit=nw.lit(1))
     by_user = new.group_by("user_id").agg(new=nw.len())
-    for name, column in (("hits", "recommended_url"), ("popular_hits", "popular_url")):
+    for prefix, column in _CHOICES.items():
         counts = (
-            recommended.select("user_id", column)
+            recommended.select("user_id", column, discount=_by_number("rank", _DISCOUNTS))
             .join(found, left_on=["user_id", column], right_on=["user_id", "url"], how="inner")
             .group_by("user_id")
-            .agg(nw.col("hit").sum().alias(name))
+            .agg(nw.col("hit").sum().alias(f"{prefix}hits"), nw.col("discount").sum().alias(f"{prefix}gained"))
         )
         by_user = by_user.join(counts, on="user_id", how="left")
-    possible = nw.when(nw.col("new") > _RANKS).then(nw.lit(_RANKS)).otherwise(nw.col("new"))
-    return (
-        by_user.with_columns(nw.col("hits", "popular_hits").fill_null(0))
-        .with_columns(
-            is_hit=(nw.col("hits") > 0).cast(nw.Float64),
-            recall=nw.col("hits") / possible,
-            is_popular_hit=(nw.col("popular_hits") > 0).cast(nw.Float64),
-            popular_recall=nw.col("popular_hits") / possible,
-        )
-        .select(
-            users=nw.col("user_id").count(),
-            hit_rate=nw.col("is_hit").mean(),
-            recall_at_3=nw.col("recall").mean(),
-            popularity_hit_rate=nw.col("is_popular_hit").mean(),
-            popularity_recall_at_3=nw.col("popular_recall").mean(),
-        )
+    counted = [f"{prefix}{name}" for prefix in _CHOICES for name in ("hits", "gained")]
+    by_user = by_user.with_columns(nw.col(*counted).fill_null(0)).with_columns(
+        possible=nw.when(nw.col("new") > _RANKS).then(nw.lit(_RANKS)).otherwise(nw.col("new")),
+        is_hit=nw.col("hits") > 0,
     )
+    means = [nw.col("user_id").count().alias("users")]
+    for prefix in _CHOICES:
+        is_hit = nw.col(f"{prefix}hits") > 0
+        means += [
+            is_hit.cast(nw.Float64).mean().alias(f"{prefix}hit_rate"),
+            (nw.col(f"{prefix}hits") / nw.col("possible")).mean().alias(f"{prefix}recall_at_3"),
+            (nw.col(f"{prefix}gained") / _by_number("possible", _IDEAL)).mean().alias(f"{prefix}ndcg_at_3"),
+        ]
+        if prefix:
+            name = prefix.removesuffix("_")
+            means += [
+                (nw.col("is_hit") & ~is_hit).cast(nw.Int64).sum().cast(nw.Int64).alias(f"wins_over_{name}"),
+                (~nw.col("is_hit") & is_hit).cast(nw.Int64).sum().cast(nw.Int64).alias(f"losses_to_{name}"),
+            ]
+    return by_user.select(*means)
+
+
+def _by_number(column: str, values: tuple[float, ...]) -> nw.Expr:
+    """The value for 1, 2, 3 in a column."""
+    first, second, third = values
+    number = nw.col(column)
+    others = nw.when(number == _RANKS - 1).then(nw.lit(second)).otherwise(nw.lit(third))
+    return nw.when(number == 1).then(nw.lit(first)).otherwise(others)
 
 
 def spread(recommended: Frame) -> Frame:
     """What a day's recommendations are made of.
 
     Args:
-        recommended: ``user_id``, ``rank``, ``recommended_url``, ``is_fallback``, ``candidates``.
+        recommended: ``user_id``, ``rank``, ``recommended_url``, ``is_fallback``, ``viewers``, ``active``,
+            ``candidates``.
 
     Returns:
-        One row: ``coverage`` the share of pages that could be recommended and were, to someone;
-        ``fallback_share`` the share of users served by popularity alone. Of no recommendations both are null.
+        One row: ``coverage`` the share of pages that could be recommended and were, to someone; ``distinct_share`` how
+        many different pages there are, as a share of all recommendations; ``mean_popularity`` the share of active users
+        who have viewed a recommended page, in the mean; ``fallback_share`` the share of users served by popularity
+        alone. Of no recommendations all are null.
     """
     pages = recommended.select(
         coverage=nw.col("recommended_url").n_unique() / nw.col("candidates").max(),
+        distinct_share=nw.col("recommended_url").n_unique() / nw.col("rank").count(),
+        mean_popularity=nw.col("viewers").mean() / nw.col("active").max(),
     )
     first = recommended.filter(nw.col("rank") == 1).select(fallback_share=nw.col("is_fallback").cast(nw.Float64).mean())
     return pages.join(first, how="cross")
 
 
-_RANKS = 3
+def with_intervals(measured: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Measures of :func:`hits` with what chance leaves open, at 95 %.
+
+    Returns:
+        ``hit_rate_low`` and ``hit_rate_high`` (Wilson 1927); ``gain``, the hit rate less that of the better of the
+        baselines, with ``gain_low`` and ``gain_high``, of the difference of paired shares (Bonett & Price, "Adjusted
+        Wald confidence interval for a difference of binomial proportions based on paired data", JEBS 2012). Both hold
+        where users are few. All are null without users.
+    """
+    users, rate = measured["users"] or 0, measured["hit_rate"]
+    if not users or rate is None:
+        names = ("hit_rate_low", "hit_rate_high", "gain", "gain_low", "gain_high")
+        return {**measured, **dict.fromkeys(names)}
+    middle = (rate + _Z**2 / (2 * users)) / (1 + _Z**2 / users)
+    half = _Z / (1 + _Z**2 / users) * math.sqrt(rate * (1 - rate) / users + _Z**2 / (4 * users**2))
+    best = max(BASELINES, key=lambda name: measured[f"{name}_hit_rate"] or 0)
+    wins, losses = ((measured[name] or 0) + 1 for name in (f"wins_over_{best}", f"losses_to_{best}"))
+    difference = (wins - losses) / (users + 2)
+    error = _Z * math.sqrt(((wins + losses) / (users + 2) - difference**2) / (users + 2))
+    return {
+        **measured,
+        "hit_rate_low": max(0.0, middle - half),
+        "hit_rate_high": min(1.0, middle + half),
+        "gain": rate - (measured[f"{best}_hit_rate"] or 0),
+        "gain_low": max(-1.0, difference - error),
+        "gain_high": min(1.0, difference + error),
+    }

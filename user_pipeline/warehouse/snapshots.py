@@ -9,6 +9,9 @@ from user_pipeline.resources.postgres import Transaction, quote
 from user_pipeline.warehouse.statements import statements
 from user_pipeline.warehouse.tables import create_marts
 
+# Columns of the snapshot that go into a table beside it.
+_ALSO = {"page_recommendations": ("because_url",)}
+
 
 def publish(transaction: Transaction, table: str, day: date, file: Path, columns: Sequence[str]) -> bool:
     """Bring a table to a day's snapshot, unless it is that of a newer day already.
@@ -28,14 +31,16 @@ def publish(transaction: Transaction, table: str, day: date, file: Path, columns
     if _is_newer(transaction, table, day):
         return False
     # Copied before the table is locked, so that other writers wait for less.
-    transaction.load("incoming", read_parquet([file], columns))
+    also = _ALSO.get(table, ())
+    transaction.load("incoming", read_parquet([file], [*columns, *also]))
     transaction.execute("analyze incoming")
     transaction.execute(sql["lock"])
     # Another run may have been quicker.
     if _is_newer(transaction, table, day):
         return False
-    for name in ("emails", "delete", "insert"):
-        transaction.execute(sql[name])
+    for name in ("emails", "delete", "insert", "delete_reasons", "insert_reasons"):
+        if name in sql:
+            transaction.execute(sql[name])
     transaction.execute(sql["day"], (day,))
     transaction.execute(sql["analyze"])
     return True

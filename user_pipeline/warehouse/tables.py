@@ -15,7 +15,18 @@ if TYPE_CHECKING:
 
 INCREMENTAL = ("users", "user_page_views")
 """The tables that are kept by the changes of each day; their daily aggregates are files of the lake."""
-MARTS = (*INCREMENTAL, "page_recommendations")
+SNAPSHOTS = ("page_recommendations", "related_pages", "popular_pages", "recommendation_parameters")
+"""The tables that show the newest of the snapshots of all days; the snapshots are files of the lake."""
+MARTS = (*INCREMENTAL, *SNAPSHOTS)
+# What is made with a table.
+_BESIDE = {
+    **{table: [f"{table}_day"] for table in SNAPSHOTS},
+    "page_recommendations": [
+        "page_recommendations_day",
+        "page_recommendations_because",
+        "page_recommendation_reasons",
+    ],
+}
 _BATCH_ROWS = 100_000
 _TYPES = {
     "int32": "integer",
@@ -41,7 +52,8 @@ class OutsidePartitionError(PermanentError):
 
 def create_table(transaction: Transaction, table: str) -> None:
     """Make a table from its DDL unless it is there."""
-    transaction.make_missing([table], lambda: transaction.execute(statements(table)["create"]))
+    relations = [table, *_BESIDE.get(table, [])]
+    transaction.make_missing(relations, lambda: transaction.execute(statements(table)["create"]))
 
 
 def create_marts(transaction: Transaction) -> None:

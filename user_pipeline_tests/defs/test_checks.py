@@ -433,6 +433,50 @@ def test_recommendations_that_break_a_rule_are_named(full: Platform, fault: str,
     assert check_alone("page_recommendations", DAYS[0])[rule].passed
 
 
+@pytest.mark.parametrize(
+    ("asset", "fault", "rule", "offender"),
+    [
+        (
+            "page_recommendations",
+            (
+                "insert into page_recommendations_because values (3, 1, '/4') "
+                "on conflict (user_id, rank) do update set because_url = '/4'"
+            ),
+            "reasons",
+            "user 3: /4 was not viewed",
+        ),
+        (
+            "page_recommendations",
+            (
+                "insert into page_recommendations_because values (3, 1, '/t?token=x') "
+                "on conflict (user_id, rank) do update set because_url = '/t?token=x'"
+            ),
+            "safe_pages",
+            "user 3: /t?token=x may not be shown",
+        ),
+        ("related_pages", "delete from related_pages where rank = 1", "ranks", ": ranks 2, 3"),
+        ("related_pages", "update related_pages set related_url = url", "other_pages", " times"),
+        ("related_pages", "update related_pages set related_url = '/t?token=x'", "safe_pages", "/t?token=x may not be"),
+        ("popular_pages", "delete from popular_pages where rank = 2", "ranks", "ranks 1 to "),
+        ("popular_pages", "update popular_pages set viewers = 99 where rank = 2", "most_viewed", ": 99 viewers, not "),
+        ("popular_pages", "update popular_pages set url = '/t?token=x' where rank = 2", "safe_pages", "/t?token=x may"),
+    ],
+)
+def test_what_is_made_with_recommendations_has_rules_too(
+    full: Platform, asset: str, fault: str, rule: str, offender: str
+) -> None:
+    full.put_views("PageViews/both.json", [view(f"{DAYS[1]}T05:00:00", f"/both{n}", n % 4) for n in range(40)])
+    full.put_views("PageViews/most.json", [view(f"{DAYS[1]}T06:00:00", "/most", user) for user in range(4)])
+    assert run(full, DAYS[0], DAYS[1]).success
+    assert all(evaluation.passed for evaluation in check_alone(asset, DAYS[0], DAYS[1]).values())
+    sql(full, "analytics", fault)
+    found = check_alone(asset, DAYS[1])[rule]
+    assert not found.passed
+    assert offender in str(found.description)
+    assert (found.severity, found.blocking) == (dg.AssetCheckSeverity.ERROR, True)
+    assert check_alone(asset, DAYS[0])[rule].passed
+
+
 def test_recommendations_of_an_older_day_are_looked_up_in_its_snapshot(full: Platform) -> None:
     asset = "page_recommendations"
     assert run(full, DAYS[0], DAYS[1]).success
@@ -493,14 +537,25 @@ def test_recommendations_that_break_a_rule_are_not_exported(full: Platform) -> N
     assert full.lake_files("exports/page_recommendations") == exported
 
 
-def test_recommendations_worse_than_the_most_popular_pages_give_a_warning(full: Platform) -> None:
+def test_recommendations_worse_than_a_simple_baseline_beyond_chance_give_a_warning(full: Platform) -> None:
+    users = range(100, 130)
+    for n, day in enumerate(DAYS[:2]):
+        full.put_views(f"PageViews/{n}.json", [view(f"{day}T05:00:00", "/in" if n else "/0", user) for user in users])
     assert run(full, DAYS[0]).success
-    full.put_views("PageViews/new.json", [view(f"{DAYS[1]}T05:00:00", "/popular", 3)])
     asset = "page_recommendations"
-    rewrite(full, asset, DAYS[0], "select * replace ('/popular' as popular_url) from {}")
+    rewrite(full, asset, DAYS[0], "select * replace ('/in' as trending_url) from {}")
     result = run(full, DAYS[1])
     assert result.success
     found = evaluations(result)["recommendation_quality", "beats_popularity"]
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert found.description == f"{DAYS[1]}: hit rate 0.0000, of the most popular pages 1.0000, 1 users"
+    assert str(found.description).startswith(
+        f"{DAYS[1]}: hit rate 0.0000, of the most popular pages 0.0000, of the most"
+    )
     assert check_alone("recommendation_quality", DAYS[0])["beats_popularity"].passed
+
+
+def test_one_user_who_missed_a_popular_page_is_no_more_than_chance(full: Platform) -> None:
+    assert run(full, DAYS[0]).success
+    full.put_views("PageViews/new.json", [view(f"{DAYS[1]}T05:00:00", "/popular", 3)])
+    rewrite(full, "page_recommendations", DAYS[0], "select * replace ('/popular' as popular_url) from {}")
+    assert evaluations(run(full, DAYS[1]))["recommendation_quality", "beats_popularity"].passed

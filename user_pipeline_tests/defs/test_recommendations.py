@@ -5,18 +5,21 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import date
+from math import log2
 from typing import Any
 
 import dagster as dg
 import pyarrow.parquet as pq
 import pytest
 
+from user_pipeline.recommendations.day import TABLES
 from user_pipeline_tests.platform import Platform, update, view
 
 ONE = {1: "ab", 2: "ab", 3: "a", 4: "c"}
 TWO = {1: "ca", 2: "z", 3: "bxy", 4: "b"}
 DAY = ["2017-04-01", "2017-04-02", "2017-04-03", "2017-04-04"]
-CONFIG = {"regularisation": 1.0}
+# EASE^R: what is recommended can be worked out by hand.
+CONFIG = {"regularisation": 1.0, "long_range": 1.0, "direction": 0.0, "trend": 0.0}
 RECOMMENDATIONS = ("page_recommendations", "recommendation_quality", "page_recommendations_csv")
 
 
@@ -68,7 +71,8 @@ def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, dict[st
 
 
 def quality(platform: Platform) -> list[tuple[Any, ...]]:
-    return platform.rows("analytics", "select * from recommendation_quality order by day")
+    columns = "day, users, hit_rate, recall_at_3, popularity_hit_rate, coverage, fallback_share"
+    return platform.rows("analytics", f"select {columns} from recommendation_quality order by day")
 
 
 def test_two_days_by_hand(platform: Platform) -> None:
@@ -112,6 +116,17 @@ def test_two_days_by_hand(platform: Platform) -> None:
     deliver(platform, DAY[1], TWO)
     second = run(platform, DAY[1])
     assert quality(platform) == [(date(2017, 4, 2), 4, 0.75, pytest.approx((1 + 0 + 1 / 3 + 1) / 4), 0.75, 1.0, 0.75)]
+    [more] = platform.rows(
+        "analytics",
+        "select ndcg_at_3, trend_hit_rate, gain, mean_popularity, distinct_share, gain_low < 0 and gain_high > 0, "
+        "hit_rate_low < 0.75 and hit_rate_high > 0.75 from recommendation_quality",
+    )
+    # Hits at rank 1 for 1 and 3, at rank 2 for 4; 3 had three new pages. c, which 1 viewer of 4 has, three times, a and
+    # b once each, b twice.
+    ideal = 1 + 1 / log2(3) + 1 / 2
+    assert more[:2] == (pytest.approx((1 + 1 / ideal + 1 / log2(3)) / 4), 0.75)
+    assert more[2:5] == (0, pytest.approx((3 * 1 + 3 + 2 * 2) / 6 / 4), pytest.approx(3 / 6))
+    assert more[5:] == (True, True)
     said = metadata(second, "recommendation_quality")[DAY[1]]
     assert (said["measured"], said["hit_rate"], said["popularity_recall_at_3"]) == (
         True,
@@ -119,6 +134,71 @@ def test_two_days_by_hand(platform: Platform) -> None:
         pytest.approx((1 + 0 + 1 / 3 + 1) / 4),
     )
     assert as_of(platform) == date(2017, 4, 2)
+
+
+def test_related_and_popular_pages_and_reasons_by_hand(platform: Platform) -> None:
+    deliver(platform, DAY[0], ONE)
+    said = run(platform, DAY[0])
+    # a and b have two viewers in common of 3 and 2: each is predicted from the other alone, c from none.
+    related = platform.rows("analytics", "select url, related_url, rank, score from related_pages order by 1, 3")
+    assert [row[:3] for row in related] == [("/a", "/b", 1), ("/b", "/a", 1)]
+    assert [row[3] for row in related] == [pytest.approx(2 / (3 + 1), abs=1e-5), pytest.approx(2 / (2 + 1), abs=1e-5)]
+    assert platform.rows("analytics", "select url, rank, viewers, first_viewers from popular_pages order by 2") == [
+        ("/a", 1, 3, 3),
+        ("/b", 2, 2, 2),
+        ("/c", 3, 1, 1),
+    ]
+    assert platform.rows("analytics", "select * from page_recommendation_reasons order by 1, 2") == [
+        (1, 1, "/c", None),
+        (2, 1, "/c", None),
+        (3, 1, "/b", "/a"),
+        (3, 2, "/c", None),
+        (4, 1, "/a", None),
+        (4, 2, "/b", None),
+    ]
+    assert platform.rows("analytics", "select is_chosen, chosen_by, regularisation from recommendation_parameters") == [
+        (True, "run config", 1.0)
+    ]
+    assert metadata(said, "page_recommendations")[DAY[0]]["explained_rows"] == 1
+    assert metadata(said, "popular_pages")[DAY[0]]["table_as_of"] == DAY[0]
+    # Another day, other reasons: none is left of those before.
+    deliver(platform, DAY[1], {3: "b", 4: "a", 1: "c", 2: "c"})
+    run(platform, DAY[1])
+    assert platform.rows("analytics", "select * from page_recommendation_reasons order by 1, 2") == [
+        (3, 1, "/c", "/a"),
+        (4, 1, "/b", "/a"),
+    ]
+
+
+def test_one_of_the_tables_can_be_made_alone(two_days: Platform) -> None:
+    run(two_days, DAY[0], select=("page_recommendations", "related_pages"))
+    assert two_days.table("analytics", "popular_pages") == []
+    result = two_days.materialize(DAY[1], select=("popular_pages",))
+    assert result.success
+    assert len(two_days.table("analytics", "popular_pages")) == 6
+    assert as_of(two_days) == date(2017, 4, 1)
+
+
+def test_a_day_has_one_model_whatever_was_made_before(platform: Platform) -> None:
+    days = [f"2017-04-{n:02}" for n in range(1, 13)]
+    for n, day in enumerate(days):
+        # Two of three go to the page that is new today, the others tomorrow.
+        views = {user: chr(97 + n - (user + n) % 3 // 2) for user in range(40) if n or (user + n) % 3 < 2}
+        deliver(platform, day, views)
+    before = ("group:raw", "group:cleaned", "users", "user_page_views")
+    platform.materialize(days[0], days[-1], select=before)
+    made = []
+    for order in ((days[-1],), (days[5], days[-1]), (days[-1], days[5])):
+        for day in order:
+            assert platform.materialize(day, select="group:marts").success
+        files = [platform.lake_file(table, days[-1]) for table in TABLES]
+        made.append([file.read_bytes() for file in files])
+    assert made[0] == made[1] == made[2]
+    [(chosen_by, users)] = platform.rows(
+        "analytics", "select chosen_by, users from recommendation_parameters where is_chosen"
+    )
+    assert users > 100
+    assert chosen_by in {"playback", "default"}
 
 
 def test_a_page_that_may_not_be_shown_is_recommended_to_nobody(
@@ -324,6 +404,7 @@ from user_pipeline import settings
 from user_pipeline.io_managers import snapshots
 from user_pipeline.lake import registry
 from user_pipeline.resources.postgres import Databases
+from user_pipeline.recommendations.day import TABLES
 from user_pipeline_tests.platform import Platform
 
 def die(*_):

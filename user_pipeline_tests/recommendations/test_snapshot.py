@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from user_pipeline.recommendations.eligibility import Eligibility
 from user_pipeline.recommendations.history import NoHistoryError, Window, new_page_views, read_history
 from user_pipeline.recommendations.rules import RULES, broken_rules
-from user_pipeline.recommendations.snapshot import Choices, Summary, write_recommendations
+from user_pipeline.recommendations.snapshot import Choices, Learned, Summary, write_recommendations
+from user_pipeline.recommender.defaults import Parameters
 from user_pipeline_tests import aggregates, oracle
 from user_pipeline_tests.oracle import View
 from user_pipeline_tests.platform import Platform
@@ -56,13 +57,13 @@ def make(
         **{
             "window_days": window.days,
             "eligibility": eligibility,
+            "parameters": Parameters(1.0),
             "neighbours": 100,
-            "regularisation": 1.0,
             "memory_limit": 2**28,
             **options,
         }
     )
-    summary = write_recommendations(history, file, choices)
+    summary = write_recommendations(Learned.of(history, window.last, choices), history, file, choices)
     assert Choices.of(file) == choices
     return pq.read_table(file).to_pylist(), summary
 
@@ -231,4 +232,4 @@ def test_without_any_day_it_says_what_to_materialize(platform: Platform) -> None
     with platform.engine() as engine, pytest.raises(NoHistoryError, match="materialize the asset user_page_views"):
         read_history(platform.lake, engine, Window(FIRST, 90), ANY)
     bring(platform, [])
-    assert make(platform, Window(FIRST, 90)) == ([], Summary(0, 0, 0, 0, 0, 0, 0, 0))
+    assert make(platform, Window(FIRST, 90)) == ([], Summary(0, 0, 0, 0, 0, 0, 0, 0, 0))

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from math import exp
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -334,6 +335,6 @@ def test_what_is_missing_is_said() -> None:
         ({"trend": float("nan")}, "trend=nan cannot be used: expected a finite number from 0"),
     ],
 )
-def test_numbers_out_of_range_are_refused(wrong: dict[str, float], expected: str) -> None:
+def test_numbers_out_of_range_are_refused(wrong: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         Parameters(**wrong)

@@ -61,7 +61,7 @@ def test_a_lost_registry_of_aggregates_stops_the_run(sound: Platform, table: str
 
 def test_recommendations_that_were_dropped_are_made_again(sound: Platform) -> None:
     before = sound.table("analytics", "page_recommendations")
-    sql(sound, "analytics", "drop table page_recommendations")
+    sql(sound, "analytics", "drop table page_recommendations cascade")
     assert sound.materialize(DAYS[2]).success
     assert sound.table("analytics", "page_recommendations") == before
 

@@ -24,7 +24,7 @@ MATERIALIZE = (
 TABLES = (
     "raw_user_updates", "files of user_updates", "user_updates", "files of users",
     "raw_page_views", "files of page_views", "page_views", "files of user_page_views",
-    "rejected_lines", "users", "user_page_views", "page_recommendations",
+    "rejected_lines", "users", "user_page_views", "page_recommendations", "related_pages", "popular_pages",
 )  # fmt: skip
 
 
@@ -224,6 +224,16 @@ ANALYTICS: list[tuple[str, str, dict[str, list[str]]]] = [
             "insert into page_recommendations values (9, null, '/9', 1)"
         ),
         {"page_recommendations": [f"2017-04-03 {kind}: 1 rows" for kind in ("missing", "extra", "different")]},
+    ),
+    (
+        "a related page made up",
+        "insert into related_pages values ('/nine', '/1', 1, 0.5)",
+        {"related_pages": ["2017-04-03 extra: 1 rows"]},
+    ),
+    (
+        "a popular page with other numbers",
+        "update popular_pages set viewers = 77 where rank = 1",
+        {"popular_pages": ["2017-04-03 different: 1 rows"]},
     ),
     (
         "everything",

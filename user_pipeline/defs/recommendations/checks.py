@@ -12,6 +12,7 @@ from user_pipeline.errors import never_retried
 from user_pipeline.lake.lake import Lake
 from user_pipeline.recommendations.eligibility import Eligibility
 from user_pipeline.recommendations.history import Window
+from user_pipeline.recommendations.page_list_rules import LISTS, broken_list_rules
 from user_pipeline.recommendations.rules import RULES, broken_rules
 from user_pipeline.reconcile.accounts import between
 from user_pipeline.resources.postgres import Databases, Postgres
@@ -34,6 +35,7 @@ def recommendation_checks() -> list[dg.AssetChecksDefinition]:
                 "Every recommended page has USER_PIPELINE_RECOMMENDATION_MIN_VIEWERS viewers in the window, and "
                 "its url is one that USER_PIPELINE_RECOMMENDATION_URLS and …_EXCLUDE_URLS allow.",
             ),
+            spec(asset, "reasons", "Every page that a recommendation is explained by was viewed by its user."),
             spec(
                 asset,
                 "eligible_users",
@@ -55,12 +57,27 @@ def recommendation_checks() -> list[dg.AssetChecksDefinition]:
                     check_recommendations(
                         lake,
                         engine,
-                        [day for day in days if _is_computed(context.instance, day)],
+                        [day for day in days if _is_computed(context.instance, asset, day)],
                         settings.current().recommendation_days,
                         Eligibility.by(settings.current()),
                     ),
                 ),
             )
+
+    lists = [
+        _list_checks(
+            "related_pages",
+            ranks="The ranks of each page are 1 to 10 without a gap, each once; fewer where it speaks for fewer pages.",
+            other_pages="No page goes with itself, none goes with another twice.",
+            safe_pages="Every page, and every page that goes with it, may be shown to anyone.",
+        ),
+        _list_checks(
+            "popular_pages",
+            ranks="There are 100 pages, or all that may be shown, and each has a rank of its own without a gap.",
+            most_viewed="Viewers are those of the window, and no page has more than one with a better rank.",
+            safe_pages="Every page may be shown to anyone.",
+        ),
+    ]
 
     @dg.multi_asset_check(
         name=f"{quality}_checks",
@@ -68,7 +85,8 @@ def recommendation_checks() -> list[dg.AssetChecksDefinition]:
             spec(
                 quality,
                 "beats_popularity",
-                "The recommendations hit at least as often as the most popular pages would have.",
+                "The recommendations hit at least as often as the most popular and the most discovered pages would "
+                "have, or the difference is no more than chance.",
                 blocking=False,
             )
         ],
@@ -79,7 +97,58 @@ def recommendation_checks() -> list[dg.AssetChecksDefinition]:
         with never_retried():
             yield from evaluate_days(context, lambda days: [beats_popularity(databases.analytics, days)])
 
-    return [checks, quality_checks]
+    return [checks, *lists, quality_checks]
+
+
+def _list_checks(asset: str, **rules: str) -> dg.AssetChecksDefinition:
+    """The blocking checks of a list of pages, by name with what each says."""
+
+    @dg.multi_asset_check(name=f"{asset}_checks", specs=[spec(asset, name, said) for name, said in rules.items()])
+    def checks(
+        context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake], engine: dg.ResourceParam[Engine]
+    ) -> Iterator[dg.AssetCheckResult]:
+        current = settings.current()
+        with never_retried():
+            yield from evaluate_days(
+                context,
+                lambda days: _excused(
+                    context,
+                    check_lists(
+                        lake,
+                        engine,
+                        asset,
+                        [day for day in days if _is_computed(context.instance, asset, day)],
+                        window_days=current.recommendation_days,
+                        eligibility=Eligibility.by(current),
+                    ),
+                ),
+            )
+
+    return checks
+
+
+def check_lists(
+    lake: Lake, engine: Engine, asset: str, days: Sequence[date], *, window_days: int, eligibility: Eligibility
+) -> list[dg.AssetCheckResult]:
+    """The rules of a list of pages, for each of the days that has one: the table's, or else those of the snapshot."""
+    problems: dict[str, list[str]] = {name: [] for name in LISTS[asset]}
+    checked = [day for day in lake.analytics.partitions(asset, days) if day in days]
+    for day, [file] in lake.fetch(engine, lake.analytics, asset, checked).items():
+        with lake.analytics.database.transaction() as transaction:
+            transaction.execute("set transaction isolation level repeatable read")
+            broken = broken_list_rules(
+                transaction,
+                lake,
+                engine,
+                asset,
+                file,
+                window=Window(day, window_days),
+                eligibility=eligibility,
+                in_table=served_day(transaction, asset) == day,
+            )
+        for name, found in broken.items():
+            problems[name] += [f"{day}: {offender}" for offender in found]
+    return [result_of(name, asset, found, days=len(checked)) for name, found in problems.items()]
 
 
 def check_recommendations(
@@ -122,36 +191,42 @@ def _another_run_since(context: dg.AssetCheckExecutionContext) -> bool:
     return any(event.run_id != own for event in events)
 
 
-def _is_computed(instance: dg.DagsterInstance, day: date) -> bool:
-    """Whether the latest run of a day computed its recommendations.
+def _is_computed(instance: dg.DagsterInstance, asset: str, day: date) -> bool:
+    """Whether the latest run of a day computed its snapshot.
 
-    A range computes those of its last day. What earlier runs left of the others need not fit the views of today.
+    A range computes that of its last day. What earlier runs left of the others need not fit the views of today.
     """
     records = instance.fetch_materializations(
-        dg.AssetRecordsFilter(dg.AssetKey("page_recommendations"), asset_partitions=[day.isoformat()]), limit=1
+        dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[day.isoformat()]), limit=1
     ).records
     materialization = records[0].asset_materialization if records else None
     return materialization is None or materialization.metadata["computed"].value is True
 
 
 def beats_popularity(analytics: Postgres, days: Sequence[date]) -> dg.AssetCheckResult:
-    """On no day did the most popular unseen pages hit more often than what was recommended."""
+    """On no day did the better of the simple baselines hit more often than what was recommended, beyond chance."""
     rows = fetch(
         analytics,
-        "select day, hit_rate, popularity_hit_rate, users from public.recommendation_quality "
-        f"where {between('day', days)} order by day",
+        "select day, hit_rate, popularity_hit_rate, trend_hit_rate, gain_high, users "
+        f"from public.recommendation_quality where {between('day', days)} order by day",
     )
     return result_of(
         "beats_popularity",
         "recommendation_quality",
         [
-            f"{day}: hit rate {rate:.4f}, of the most popular pages {baseline:.4f}, {users} users"
-            for day, rate, baseline, users in rows
-            if users and rate < baseline
+            f"{day}: hit rate {rate:.4f}, of the most popular pages {popularity:.4f}, "
+            f"of the most discovered {trend:.4f}, {users} users"
+            for day, rate, popularity, trend, gain_high, users in rows
+            if users and gain_high < 0
         ],
         warn=True,
         measured_days=len(rows),
     )
 
 
-page_recommendations_checks, recommendation_quality_checks = recommendation_checks()
+(
+    page_recommendations_checks,
+    related_pages_checks,
+    popular_pages_checks,
+    recommendation_quality_checks,
+) = recommendation_checks()
