@@ -50,6 +50,15 @@ def leave_out(
     return _where(matrix, user, ~is_out), _where(matrix, user, is_out)
 
 
+class Measures(NamedTuple):
+    """Measures of each user who had pages held out, and the coverage of all; see :class:`Quality`."""
+
+    recall: NDArray[np.float64]
+    ndcg: NDArray[np.float64]
+    hit: NDArray[np.float64]
+    coverage: float
+
+
 def measure(ranked: NDArray[np.integer], held_out: csr_array, k: int) -> Quality:
     """Measure rankings against what was held out.
 
@@ -61,22 +70,29 @@ def measure(ranked: NDArray[np.integer], held_out: csr_array, k: int) -> Quality
     Returns:
         The means; zeros if nothing was held out.
     """
+    found = measure_users(ranked, held_out, k)
+    if not len(found.recall):
+        return Quality(0, 0.0, 0.0, 0.0, 0.0)
+    return Quality(
+        len(found.recall), float(found.recall.mean()), float(found.ndcg.mean()), float(found.hit.mean()), found.coverage
+    )
+
+
+def measure_users(ranked: NDArray[np.integer], held_out: csr_array, k: int) -> Measures:
+    """The same for each user who had pages held out, in their order."""
     held_out = csr_array(held_out)
     n_out = np.diff(held_out.indptr)
     users = np.flatnonzero(n_out)
-    if not len(users):
-        return Quality(0, 0.0, 0.0, 0.0, 0.0)
     first, n_pages = ranked[users, :k], held_out.shape[1]
     user = np.repeat(np.arange(len(users)), n_out[users])
     wanted = user * n_pages + held_out[users].indices
     is_hit = np.isin(np.arange(len(users))[:, None] * n_pages + first, wanted) & (first >= 0)
     possible = np.minimum(k, n_out[users])
     discount = 1 / np.log2(np.arange(2, k + 2))
-    return Quality(
-        users=len(users),
-        recall=float(np.mean(is_hit.sum(axis=1) / possible)),
-        ndcg=float(np.mean(is_hit @ discount[: first.shape[1]] / np.cumsum(discount)[possible - 1])),
-        hit_rate=float(np.mean(is_hit.any(axis=1))),
+    return Measures(
+        recall=is_hit.sum(axis=1) / possible,
+        ndcg=is_hit @ discount[: first.shape[1]] / np.cumsum(discount)[possible - 1],
+        hit=np.asarray(is_hit.any(axis=1), np.float64),
         coverage=len(np.unique(first[first >= 0])) / n_pages,
     )
 

@@ -7,11 +7,12 @@ Users, pages and views are synthetic: a user's number of views is log-normal; a 
 pages by a Zipf law over all pages, the rest by a Zipf law over the pages of the user's two fields of
 interest, of 200. Views of the same page by the same user count once, as in the table of pairs the pipeline
 keeps; the number of views in ``--sizes`` is the number of such pairs, about. They come in random order, which
-is also that of their times.
+is also that of their times, spread over 90 days.
 
 Each peer runs in its own process and reads the same two int32 arrays, users and pages; "ours in order" a third, the
-recency of each pair as the pipeline knows it. Timed, in seconds of
-wall clock: everything from these arrays to the best three unseen pages of every user, imports included. Peak
+recency of each pair as the pipeline knows it; it uses all of the model, with reasons. "choice by playback" is what
+the pipeline does before that, once a day, with the times of the pairs of as many users as it takes. Timed, in
+seconds of wall clock: everything from these arrays to the best three unseen pages of every user, imports included. Peak
 memory is that of the whole process, arrays and interpreter included. Dense EASE^R runs where 24 bytes x
 pages^2 fit into ``--dense-memory`` and pages are few enough to wait for (``--dense-pages``).
 
@@ -86,7 +87,31 @@ def in_order(user: Codes, page: Codes, n_users: int, n_pages: int, recency: Code
     parameters = Parameters(long_range=0.3, direction=0.5, trend=0.1)
     discoveries = np.bincount(page[recency == 0], minlength=n_pages)
     weights = fit(views, parameters)
-    return sum(len(part.user) for part in recommend(views, weights, parameters, discoveries=discoveries))
+    parts = recommend(views, weights, parameters, discoveries=discoveries, with_reasons=True)
+    return sum(len(part.user) for part in parts)
+
+
+def choice_by_playback(user: Codes, page: Codes, n_users: int, n_pages: int, time: NDArray[np.int64]) -> int:
+    """Choose the model by the last days."""
+    from user_pipeline.recommendations.history import PAST_ROWS
+    from user_pipeline.recommender.discoveries import Discoveries
+    from user_pipeline.recommender.playback import DAY, Past, choose
+
+    day = time // DAY
+    # Every view is a first one here.
+    keys, users = np.unique(day * n_pages + page, return_counts=True)
+    chosen = user < n_users * min(1.0, PAST_ROWS / len(user))
+    none = np.empty(0, np.int32)
+    past = Past(
+        user=user[chosen],
+        page=page[chosen],
+        time=time[chosen],
+        before=(none, none),
+        discoveries=Discoveries((keys % n_pages).astype(np.int32), keys // n_pages, users, n_pages),
+        since=np.zeros(n_pages, np.int64),
+        n_users=int(user[chosen].max()) + 1,
+    )
+    return choose(past, int(day.max())).users
 
 
 def implicit_cosine(user: Codes, page: Codes, n_users: int, n_pages: int) -> int:
@@ -127,6 +152,7 @@ def dense_ease(user: Codes, page: Codes, n_users: int, n_pages: int) -> int:
 PEERS: dict[str, Callable[..., int]] = {
     "ours": ours,
     "ours in order": in_order,
+    "choice by playback": choice_by_playback,
     "implicit cosine": implicit_cosine,
     "dense EASE^R": dense_ease,
 }
@@ -138,6 +164,9 @@ def run(peer: str, folder: Path, n_users: int, n_pages: int) -> dict[str, Any]:
     arrays = {name: np.load(folder / f"{name}.npy") for name in ("user", "page")}
     if peer == "ours in order":
         arrays["recency"] = np.load(folder / "recency.npy")
+    if peer == "choice by playback":
+        # The day has microseconds.
+        arrays["time"] = (np.arange(len(arrays["user"])) * (90 * 86_400_000_000 / len(arrays["user"]))).astype(np.int64)
     began, cpu = time.perf_counter(), time.process_time()
     rows = PEERS[peer](n_users=n_users, n_pages=n_pages, **arrays)
     seconds = time.perf_counter() - began
@@ -183,7 +212,7 @@ def main() -> None:
             del parts, order, user
             if not arguments.json:
                 print(f"{n_users} users x {n_pages} pages, {pairs / 1e6:.1f} M views")
-                print(f"  {'':16}{'seconds':>9}{'CPU s':>9}{'peak GiB':>10}{'of implicit':>13}")
+                print(f"  {'':20}{'seconds':>9}{'CPU s':>9}{'peak GiB':>10}{'of implicit':>13}")
             results = [
                 result
                 for _ in range(arguments.repeat)
@@ -200,7 +229,7 @@ def main() -> None:
                 continue
             if not arguments.json:
                 ratio = f"{result['seconds'] / reference['seconds']:13.2f}" if reference else ""
-                print(f"  {peer:16}{result['seconds']:9.1f}{result['cpu']:9.1f}{result['peak']:10.2f}{ratio}")
+                print(f"  {peer:20}{result['seconds']:9.1f}{result['cpu']:9.1f}{result['peak']:10.2f}{ratio}")
         report.append({"users": n_users, "pages": n_pages, "views": pairs, "results": results})
     if arguments.json:
         print(json.dumps(report, indent=2))
