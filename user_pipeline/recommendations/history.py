@@ -33,6 +33,8 @@ PAST_ROWS = 2_000_000
 """So many rows of daily aggregates, about, are enough to play the last days back."""
 _BATCH = 100_000
 _EPOCH = date(1970, 1, 1)
+# The engine finds no more of the smallest values at a time.
+_MOST_SORTED = 999_999
 
 
 class NoHistoryError(PermanentError):
@@ -278,7 +280,7 @@ def number(
         create temporary table eligible as
         select urls.url, number, since
         from (
-          select number, list_last(min(first_day, {eligibility.min_viewers})) as since
+          select number, list_last(min(first_day, {min(eligibility.min_viewers, _MOST_SORTED)})) as since
           from pairs group by number having count(*) >= {eligibility.min_viewers}
         ) often
         join urls on urls.code = often.number

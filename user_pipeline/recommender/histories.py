@@ -105,22 +105,18 @@ class Histories:
             parts.append(csr_array(self.parameters.trend * spread[:, None]))
         return csr_array(hstack(parts, format="csr"))
 
-    def trend_of(
-        self, asked: csr_array, user: NDArray[np.intp], column: NDArray[np.int32]
-    ) -> NDArray[np.float64] | None:
-        """What the trend adds to the scores of some users and columns; None if there is none.
+    def spread_of(self, asked: csr_array, user: NDArray[np.intp]) -> NDArray[np.float64] | None:
+        """The standard deviation of the scores of some users; None if there is no trend and it is not known.
 
         Args:
             asked: users x what they have seen, from :meth:`of_users`.
             user: rows of it.
-            column: a column for each.
         """
         if not self.sketch.size:
             return None
-        last = self.gain.shape[0] - 1
-        spread, trend = asked[:, [last]].toarray()[:, 0], self.gain[[last]].toarray()[0]
-        added: NDArray[np.float64] = spread[user] * trend[column]
-        return added
+        weighted = asked[:, [self.gain.shape[0] - 1]].toarray()[:, 0]
+        spread: NDArray[np.float64] = weighted[user] / self.parameters.trend
+        return spread
 
     def counting(self, start: int, stop: int) -> csr_array:
         """How much each page that users ``[start, stop)`` have seen now counts."""

@@ -17,7 +17,7 @@ def reasons(
     user: NDArray[np.intp],
     column: NDArray[np.int32],
     *,
-    trend: NDArray[np.float64] | None,
+    least: NDArray[np.float64] | None,
     n_threads: int | None,
 ) -> NDArray[np.int32]:
     """The page seen that adds most to the score of each recommendation.
@@ -27,12 +27,13 @@ def reasons(
         predictors: columns x columns, the weights transposed: in a row what speaks for its page.
         user: the user of each recommendation.
         column: its page.
-        trend: what the trend adds to its score; None if there is none.
+        least: what all that was seen adds to its score at least if it, and not the trend, speaks for the page: one
+            standard deviation of the user's scores. None where there is no trend.
         n_threads: threads to use.
 
     Returns:
         The column of the page seen, the first of several that add the same; ``NONE`` where all that was seen adds less
-        than the trend, or nothing.
+        than that, or nothing.
     """
     out = np.full(len(user), NONE, np.int32)
 
@@ -52,8 +53,8 @@ def reasons(
         place = np.where(is_most, np.arange(len(row)), len(row))
         first = np.minimum.reduceat(place, parts.indptr[has])
         speaks = (most[has] > 0) & (total[has] > 0)
-        if trend is not None:
-            speaks &= total[has] >= trend[some][has]
+        if least is not None:
+            speaks &= total[has] >= least[some][has]
         out[start + has[speaks]] = parts.indices[first[speaks]]
 
     for _ in run_blocks(explain, range(0, len(user), ROWS), n_threads):

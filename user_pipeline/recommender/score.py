@@ -130,7 +130,7 @@ def recommend(
                 predictors,
                 user,
                 column,
-                trend=histories.trend_of(asked, user, column),
+                least=histories.spread_of(asked, user),
                 n_threads=n_threads,
             )
             speaking[position >= scored[user]] = NONE

@@ -475,6 +475,6 @@ def test_readers_see_the_old_table_or_the_new(two_days: Platform, monkeypatch: p
 
     monkeypatch.setattr(snapshots, "publish", watching)
     run(two_days, DAY[1], select=RECOMMENDATIONS)
-    assert len(seen) == 6
+    assert len(seen) == 8
     assert all(rows == before for rows in seen)
     assert two_days.table("analytics", "page_recommendations") != before

@@ -11,11 +11,19 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from user_pipeline.recommendations import history as history_module
 from user_pipeline.recommendations.eligibility import Eligibility
-from user_pipeline.recommendations.history import NoHistoryError, Window, new_page_views, read_history
+from user_pipeline.recommendations.history import (
+    NoHistoryError,
+    Window,
+    day_number,
+    new_page_views,
+    read_history,
+)
 from user_pipeline.recommendations.rules import RULES, broken_rules
 from user_pipeline.recommendations.snapshot import Choices, Learned, Summary, write_recommendations
 from user_pipeline.recommender.defaults import Parameters
+from user_pipeline.recommender.playback import DAY
 from user_pipeline_tests import aggregates, oracle
 from user_pipeline_tests.oracle import View
 from user_pipeline_tests.platform import Platform
@@ -184,6 +192,66 @@ def test_new_page_views_are_those_of_no_day_before(platform: Platform, visits: V
         with platform.engine() as engine:
             rows = pq.read_table(new_page_views(platform.lake, engine, day)).to_pylist()
         assert sorted((row["user_id"], row["url"]) for row in rows) == sorted(oracle.new_page_views(views, day))
+
+
+@everywhere
+@given(histories, st.integers(1, N_DAYS), st.integers(1, 2), st.data())
+def test_the_past_is_told_day_by_day(
+    platform: Platform, visits: Visits, days: int, min_viewers: int, data: st.DataObject
+) -> None:
+    views = [at(*visit) for visit in visits]
+    bring(platform, views)
+    window = Window(data.draw(st.sampled_from(DAYS)), days)
+    with platform.engine() as engine:
+        history = read_history(platform.lake, engine, window, Eligibility(min_viewers), with_past=True)
+    past, pages = history.past, history.pages.to_pylist()
+    assert past is not None
+
+    inside = {view for view in views if window.first <= view.ts.date() <= window.last}
+    earlier = {(view.user_id, view.url) for view in views if view.ts.date() < window.first}
+    first: dict[tuple[int, str], date] = {}
+    for view in sorted(inside):
+        first.setdefault((view.user_id, view.url), view.ts.date())
+    arrivals = {url: sorted(day for (_, page), day in first.items() if page == url) for _, url in first}
+    since = {url: found[min_viewers - 1] for url, found in arrivals.items() if len(found) >= min_viewers}
+    assert pages == sorted(since)
+    assert past.since.tolist() == [day_number(since[url]) for url in pages]
+    rows = sorted(zip(history.users[past.user].tolist(), (pages[code] for code in past.page), past.time, strict=True))
+    assert [(user, url, time // DAY) for user, url, time in rows] == sorted(
+        (view.user_id, view.url, day_number(view.ts.date())) for view in inside if view.url in since
+    )
+    before = zip(history.users[past.before[0]].tolist(), (pages[code] for code in past.before[1]), strict=True)
+    active = {view.user_id for view in inside}
+    assert sorted(before) == sorted(pair for pair in earlier if pair[0] in active and pair[1] in since)
+    for day in DAYS:
+        found = dict.fromkeys(pages, 0)
+        for pair, when in first.items():
+            if pair[1] in since and pair not in earlier and when <= day:
+                found[pair[1]] += 1
+        assert history.discoveries.lately(day_number(day)).tolist() == [found[url] for url in pages]
+    last = {(view.user_id, view.url): view.ts for view in sorted(inside)}
+    for user, page, recency in zip(*history.viewed, history.recency, strict=True):
+        who = history.users[user]
+        later = {
+            ts for (other, url), ts in last.items() if other == who and url in since and ts > last[who, pages[page]]
+        }
+        assert recency == len(later)
+
+
+def test_of_many_rows_some_users_are_played_back_the_same_each_time(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(platform, [at(n % 5, n % 200, f"/{n * n % 30}") for n in range(2000)])
+    monkeypatch.setattr(history_module, "PAST_ROWS", 100)
+    chosen = []
+    for _ in range(2):
+        with platform.engine() as engine:
+            past = read_history(platform.lake, engine, Window(DAYS[-1], 5), ANY, with_past=True).past
+        assert past is not None
+        assert 30 < past.n_users < 70
+        assert set(past.user.tolist()) == set(range(past.n_users))
+        chosen.append(sorted(zip(past.user.tolist(), past.page.tolist(), past.time.tolist(), strict=True)))
+    assert chosen[0] == chosen[1]
 
 
 def test_the_same_views_give_the_same_bytes(platform: Platform) -> None:

@@ -61,11 +61,11 @@ def test_the_reason_is_the_page_seen_that_adds_most(pairs: list[tuple[int, int, 
         assert part.trending[part.user == who].tolist() == order[:3]
 
 
-def test_where_the_trend_counts_more_than_all_that_was_seen_there_is_no_reason() -> None:
+def test_where_what_was_seen_speaks_for_a_page_no_more_than_for_others_there_is_no_reason() -> None:
     views = interactions(
         np.array([0, 1, 1, 2, 2]), np.array([0, 0, 1, 0, 2]), n_users=3, n_pages=3, recency=np.zeros(5, np.int32)
     )
-    weights = csr_array(np.array([[0, 0.5, 0], [0, 0, 0], [0, 0, 0]], np.float32))
+    weights = csr_array(np.array([[0, 0.5, 0.125], [0, 0, 0], [0, 0, 0]], np.float32))
     found = np.array([0, 0, 5])
     [part] = recommend(views, weights, Parameters(trend=1.0), discoveries=found, with_reasons=True)
     assert part.because is not None
