@@ -93,7 +93,7 @@ def in_order(user: Codes, page: Codes, n_users: int, n_pages: int, recency: Code
 
 def choice_by_playback(user: Codes, page: Codes, n_users: int, n_pages: int, time: NDArray[np.int64]) -> int:
     """Choose the model by the last days."""
-    from user_pipeline.recommendations.history import PAST_ROWS
+    from user_pipeline.recommendations.codes import PAST_ROWS
     from user_pipeline.recommender.discoveries import Discoveries
     from user_pipeline.recommender.playback import DAY, Past, choose
 

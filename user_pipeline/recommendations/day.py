@@ -6,9 +6,10 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from user_pipeline.recommendations.history import History, day_number
+from user_pipeline.recommendations.codes import History
 from user_pipeline.recommendations.page_lists import write_popular, write_related, write_trials
 from user_pipeline.recommendations.snapshot import Choices, Learned, write_recommendations
+from user_pipeline.recommendations.window import day_number
 from user_pipeline.recommender.defaults import DEFAULT, Parameters
 
 if TYPE_CHECKING:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from user_pipeline.engines.duckdb import scan
 from user_pipeline.recommendations.eligibility import Eligibility
-from user_pipeline.recommendations.history import Views, Window
+from user_pipeline.recommendations.history import Views
 from user_pipeline.recommendations.page_lists import POPULAR, RELATED
 from user_pipeline.recommendations.rules import keep_eligible
+from user_pipeline.recommendations.window import Window
 from user_pipeline.resources.postgres import quote
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from user_pipeline.recommendations.history import History
+    from user_pipeline.recommendations.codes import History
     from user_pipeline.recommendations.snapshot import Choices, Learned
     from user_pipeline.recommender.playback import Choice
 

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from user_pipeline.engines.parquet import read_parquet
 from user_pipeline.recommendations.eligibility import Eligibility, keep_allowed
-from user_pipeline.recommendations.history import Views, Window
+from user_pipeline.recommendations.history import Views
+from user_pipeline.recommendations.window import Window
 
 if TYPE_CHECKING:
     import duckdb

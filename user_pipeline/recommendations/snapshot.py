@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from user_pipeline.recommendations.eligibility import Eligibility
-from user_pipeline.recommendations.history import day_number
+from user_pipeline.recommendations.window import day_number
 from user_pipeline.recommender.defaults import Parameters
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_array
 
-    from user_pipeline.recommendations.history import History
+    from user_pipeline.recommendations.codes import History
     from user_pipeline.recommender.interactions import Interactions
     from user_pipeline.recommender.score import Recommendations
 

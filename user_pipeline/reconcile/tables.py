@@ -5,10 +5,11 @@ from datetime import date
 
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES
 from user_pipeline.ingest.manifest import Manifest
+from user_pipeline.recommendations.codes import History, in_codes, number
 from user_pipeline.recommendations.day import Snapshot, write_tables
 from user_pipeline.recommendations.eligibility import Eligibility
-from user_pipeline.recommendations.history import History, Window, in_codes, number
 from user_pipeline.recommendations.snapshot import Choices
+from user_pipeline.recommendations.window import Window
 from user_pipeline.reconcile.comparing import NO_SNAPSHOT, Comparison, Difference, LakeError, Recompute, Shape
 from user_pipeline.reconcile.full_refresh import rejects_files
 from user_pipeline.resources.postgres import literal

@@ -11,17 +11,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from user_pipeline.recommendations import history as history_module
+from user_pipeline.recommendations import codes
 from user_pipeline.recommendations.eligibility import Eligibility
-from user_pipeline.recommendations.history import (
-    NoHistoryError,
-    Window,
-    day_number,
-    new_page_views,
-    read_history,
-)
+from user_pipeline.recommendations.history import NoHistoryError, new_page_views, read_history
 from user_pipeline.recommendations.rules import RULES, broken_rules
 from user_pipeline.recommendations.snapshot import Choices, Learned, Summary, write_recommendations
+from user_pipeline.recommendations.window import Window, day_number
 from user_pipeline.recommender.defaults import Parameters
 from user_pipeline.recommender.playback import DAY
 from user_pipeline_tests import aggregates, oracle
@@ -242,7 +237,7 @@ def test_of_many_rows_some_users_are_played_back_the_same_each_time(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bring(platform, [at(n % 5, n % 200, f"/{n * n % 30}") for n in range(2000)])
-    monkeypatch.setattr(history_module, "PAST_ROWS", 100)
+    monkeypatch.setattr(codes, "PAST_ROWS", 100)
     chosen = []
     for _ in range(2):
         with platform.engine() as engine:

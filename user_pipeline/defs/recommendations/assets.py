@@ -19,8 +19,9 @@ from user_pipeline.io_managers.partitioned import File, Partitioned
 from user_pipeline.lake.lake import Lake
 from user_pipeline.recommendations.day import TABLES, choose_model, write_tables
 from user_pipeline.recommendations.eligibility import Eligibility
-from user_pipeline.recommendations.history import Window, read_history
+from user_pipeline.recommendations.history import read_history
 from user_pipeline.recommendations.snapshot import Choices
+from user_pipeline.recommendations.window import Window
 from user_pipeline.recommender.defaults import NEIGHBOURS, Parameters
 from user_pipeline.warehouse.snapshots import served_day
 from user_pipeline.warehouse.tables import create_marts, require_marts

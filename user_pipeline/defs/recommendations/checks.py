@@ -11,9 +11,9 @@ from user_pipeline.engines.duckdb import Engine
 from user_pipeline.errors import never_retried
 from user_pipeline.lake.lake import Lake
 from user_pipeline.recommendations.eligibility import Eligibility
-from user_pipeline.recommendations.history import Window
 from user_pipeline.recommendations.page_list_rules import LISTS, broken_list_rules
 from user_pipeline.recommendations.rules import RULES, broken_rules
+from user_pipeline.recommendations.window import Window
 from user_pipeline.reconcile.accounts import between
 from user_pipeline.resources.postgres import Databases, Postgres
 from user_pipeline.warehouse.snapshots import served_day
