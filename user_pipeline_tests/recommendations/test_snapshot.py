@@ -156,7 +156,7 @@ def test_the_rules_hold_for_what_is_made_and_for_nothing_else(
         row["recommended_url"] = data.draw(st.sampled_from(sorted(seen)))
         expected = {"unseen"} | ({"safe_pages"} if row["recommended_url"] not in in_window else set())
     elif fault == "stranger":
-        spoilt.append({**row, "user_id": 77, "rank": 1})
+        spoilt.append({**row, "user_id": 77, "rank": 1, "because_url": None})
         expected = {"eligible_users"}
     schema = pq.read_schema(snapshot_file(platform))
     pq.write_table(pa.Table.from_pylist(spoilt, schema=schema), snapshot_file(platform))
