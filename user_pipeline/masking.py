@@ -4,6 +4,8 @@ import os
 import re
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from pydantic import SecretStr
+
 from user_pipeline import settings
 from user_pipeline.settings import Database, Settings, SettingsError, Webhook
 
@@ -79,6 +81,8 @@ def _secrets(current: Settings | None) -> set[str]:
     except SettingsError:  # which is what is being told, and holds no secret
         return {secret for secret in found if len(secret) >= _SHORTEST_SECRET}
     for _, setting in current:
+        if isinstance(setting, SecretStr):
+            found.add(setting.get_secret_value())
         if isinstance(setting, Database | Webhook) and setting.url:
             url = setting.url.get_secret_value()
             parts = urlsplit(url)

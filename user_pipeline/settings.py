@@ -6,6 +6,7 @@ and what would be right. Nothing here connects to anything.
 
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,10 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]")
 _ODD_PREFIX = re.compile(r"[\x00-\x1f\x7f]|(?:^|/)\.{0,2}(?:/|$)")
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+
+_OURS = ("USER_PIPELINE_", "DAGSTER_", "AWS_", "PG")
+"""How variables begin that hold what only the pipeline is to know."""
+_SHORTEST_KEY = 16
 
 
 class SettingsError(ValueError):
@@ -161,6 +166,12 @@ _Share = Annotated[float, Field(ge=0, le=1), _written(".+", "a share between 0 a
 _Size = Annotated[ByteSize, Field(ge=1), _written(_BYTES, "a size above 0, such as {default} or 512MiB")]
 _Count = Annotated[int, Field(ge=1), _written("[0-9]{1,15}", "a whole number from 1, such as {default}")]
 _Seconds = Annotated[int, Field(ge=0), _written("[0-9]{1,7}", "a number of seconds from 0 to 9999999, such as 600")]
+_Duration = Annotated[
+    int, Field(ge=1), _written("[0-9]{1,7}", "a number of seconds from 1 to 9999999, such as {default}")
+]
+_FilterInput = Annotated[
+    Literal["decompressed", "stored"], BeforeValidator(str.lower), _written(".+", "one of decompressed, stored")
+]
 _Days = Annotated[int, Field(ge=1), _written("[0-9]{1,4}", "a number of days from 1 to 9999, such as {default}")]
 
 
@@ -199,6 +210,25 @@ class Settings(BaseSettings):
     )
     max_object_lines: _Count = _setting("USER_PIPELINE_MAX_OBJECT_LINES", "100000000", "lines of an object")
     max_object_rejects: _Count = _setting("USER_PIPELINE_MAX_OBJECT_REJECTS", "1000000", "rejected lines of an object")
+    page_views_filter: str | None = _setting(
+        "USER_PIPELINE_PAGE_VIEWS_FILTER", "", "a command each object's bytes are piped through"
+    )
+    user_updates_filter: str | None = _setting("USER_PIPELINE_USER_UPDATES_FILTER", "", "the same, for the other feed")
+    filter_input: _FilterInput = _setting(
+        "USER_PIPELINE_FILTER_INPUT", "decompressed", "what a filter gets of an object: decompressed or stored bytes"
+    )
+    filter_environment: tuple[str, ...] = _setting(
+        "USER_PIPELINE_FILTER_ENVIRONMENT",
+        "PATH,LANG,TZ",
+        "variables a filter gets, separated by commas, beside SOURCE_OBJECT and the key below",
+    )
+    filter_seconds: _Duration = _setting("USER_PIPELINE_FILTER_SECONDS", "3600", "how long a filter may take an object")
+    filter_memory: _Size = _setting(
+        "USER_PIPELINE_FILTER_MEMORY", "1GB", "what the processes of a filter may use together"
+    )
+    user_id_key: SecretStr | None = _setting(
+        "USER_PIPELINE_USER_ID_KEY", "", "the key of the user ids that user-pipeline filter makes; a secret"
+    )
     settle_seconds: _Seconds = _setting(
         "USER_PIPELINE_SETTLE_SECONDS", "0", "an object is left alone until it has not changed for so long"
     )
@@ -339,6 +369,36 @@ class Settings(BaseSettings):
         except re.error as error:
             raise ValueError(rf"a regular expression, such as ^/products/\d+/$ ({error})") from None
         return value or None
+
+    @field_validator("page_views_filter", "user_updates_filter", mode="before")
+    @classmethod
+    def _command(cls, value: str) -> str | None:
+        try:
+            words = shlex.split(value)
+        except ValueError as error:
+            raise ValueError(f"a program and its arguments, quoted as for a shell ({error})") from None
+        if value and (not words or not words[0] or "\0" in value):
+            raise ValueError("a program and its arguments, quoted as for a shell")
+        return value or None
+
+    @field_validator("filter_environment", mode="before")
+    @classmethod
+    def _names(cls, value: str) -> tuple[str, ...]:
+        names = tuple(filter(None, map(str.strip, value.split(","))))
+        if not all(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) for name in names):
+            raise ValueError("names of variables, separated by commas, such as PATH,LANG,TZ")
+        if any(name.upper().startswith(_OURS) for name in names):
+            raise ValueError(
+                f"variables whose names do not begin with {', '.join(_OURS)}: those are the pipeline's alone"
+            )
+        return names
+
+    @field_validator("user_id_key", mode="before")
+    @classmethod
+    def _key(cls, value: str) -> SecretStr | None:
+        if value and len(value) < _SHORTEST_KEY:
+            raise _SecretError(f"at least {_SHORTEST_KEY} characters, such as `openssl rand -hex 32` gives")
+        return SecretStr(value) if value else None
 
     @field_validator("alert_webhook", mode="before")
     @classmethod

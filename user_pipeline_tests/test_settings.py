@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from user_pipeline.masking import mask
 from user_pipeline.settings import ObjectLimits, Settings, SettingsError, hide_password, variable_of
 
 CHECKOUT = Path(__file__).parents[1]
 
 SECRET = "hunter2"  # noqa: S105 - it must not be shown
 DATABASES = ("USER_PIPELINE_STAGING_URL", "USER_PIPELINE_ANALYTICS_URL", "DAGSTER_POSTGRES_URL")
+FILTERS = ("USER_PIPELINE_PAGE_VIEWS_FILTER", "USER_PIPELINE_USER_UPDATES_FILTER")
 LOCATIONS = ("USER_PIPELINE_SOURCE_URL", "USER_PIPELINE_LAKE_URL")
 
 
@@ -36,10 +38,36 @@ def test_an_empty_environment_works_on_a_laptop(tmp_path: Path, monkeypatch: pyt
     assert settings.memory_limit == 2 * 10**9
     assert settings.max_reject_share == 0.05
     assert settings.settle_seconds == 0
+    assert (settings.page_views_filter, settings.user_updates_filter, settings.user_id_key) == (None, None, None)
+    assert (settings.filter_input, settings.filter_environment) == ("decompressed", ("PATH", "LANG", "TZ"))
+    assert (settings.filter_seconds, settings.filter_memory) == (3600, 10**9)
     assert settings.recommendation_days == 90
     assert settings.recommendation_min_viewers == 3
     assert (settings.recommendation_urls, settings.recommendation_exclude_urls) == (None, None)
     assert settings.object_limits == ObjectLimits(size=50 * 10**9, ratio=200, lines=100_000_000, rejects=1_000_000)
+
+
+def test_a_filter_is_kept_as_it_is_written_and_may_get_any_variable_that_is_not_ours() -> None:
+    command = """sh -c 'jq -c .view | grep -v "a b"'"""
+    settings = read(
+        USER_PIPELINE_PAGE_VIEWS_FILTER=command,
+        USER_PIPELINE_FILTER_ENVIRONMENT=" PATH, LC_ALL,,jvm_opts",
+        USER_PIPELINE_FILTER_INPUT="Stored",
+    )
+    assert settings.page_views_filter == command
+    assert settings.filter_environment == ("PATH", "LC_ALL", "jvm_opts")
+    assert settings.filter_input == "stored"
+
+
+def test_the_key_of_user_ids_is_long_and_never_shown() -> None:
+    settings = read(USER_PIPELINE_USER_ID_KEY=SECRET * 3)
+    assert settings.user_id_key is not None
+    assert settings.user_id_key.get_secret_value() == SECRET * 3
+    assert SECRET not in repr(settings) + repr(settings.model_dump()) + settings.model_dump_json()
+    assert mask(f"x {SECRET * 3} y", settings) == "x *** y"
+    with pytest.raises(SettingsError, match=r"USER_PIPELINE_USER_ID_KEY='[*]{3}' .* at least 16 characters") as error:
+        read(USER_PIPELINE_USER_ID_KEY=SECRET)
+    assert SECRET not in str(error.value)
 
 
 def test_an_object_may_be_left_to_settle() -> None:
@@ -127,6 +155,18 @@ def test_embedded_postgres_is_needed_until_every_database_is_configured() -> Non
         ("USER_PIPELINE_MAX_REJECT_SHARE", "1.5", "between 0 and 1"),
         ("USER_PIPELINE_MAX_REJECT_SHARE", "-0.1", "between 0 and 1"),
         ("USER_PIPELINE_MAX_REJECT_SHARE", "nan", "between 0 and 1"),
+        *((feed, "'cat", "quoted as for a shell (No closing quotation)") for feed in FILTERS),
+        *((feed, "'' x", "a program and its arguments") for feed in FILTERS),
+        *((feed, "cat\\", "(No escaped character)") for feed in FILTERS),
+        ("USER_PIPELINE_FILTER_INPUT", "gzip", "one of decompressed, stored"),
+        ("USER_PIPELINE_FILTER_ENVIRONMENT", "PATH,a b", "names of variables, separated by commas"),
+        ("USER_PIPELINE_FILTER_ENVIRONMENT", "PATH=/bin", "names of variables, separated by commas"),
+        ("USER_PIPELINE_FILTER_ENVIRONMENT", "AWS_PROFILE", "do not begin with USER_PIPELINE_, DAGSTER_, AWS_, PG"),
+        ("USER_PIPELINE_FILTER_ENVIRONMENT", "PATH,USER_PIPELINE_STAGING_URL", "those are the pipeline's alone"),
+        ("USER_PIPELINE_FILTER_ENVIRONMENT", "DAGSTER_POSTGRES_URL", "those are the pipeline's alone"),
+        ("USER_PIPELINE_FILTER_ENVIRONMENT", "pgpassword", "those are the pipeline's alone"),
+        ("USER_PIPELINE_FILTER_SECONDS", "0", "from 1 to 9999999, such as 3600"),
+        ("USER_PIPELINE_FILTER_MEMORY", "1", "a size above 0, such as 1GB"),
         ("USER_PIPELINE_SETTLE_SECONDS", "-1", "from 0 to 9999999, such as 600"),
         ("USER_PIPELINE_SETTLE_SECONDS", "10m", "from 0 to 9999999, such as 600"),
         ("USER_PIPELINE_SOURCE_QUEUE_URL", "arn:aws:sqs:eu-west-1:123456789012:logs", "the URL of an SQS queue"),

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from pydantic import ByteSize
+from pydantic import ByteSize, SecretStr
 
 from user_pipeline import liveness, settings
+from user_pipeline.cli.reread import reread
 from user_pipeline.masking import mask, printable
 from user_pipeline.private_files import keep_private
 from user_pipeline.resources import embedded_postgres as postgres
@@ -152,7 +153,8 @@ def demo(days: int) -> None:
 def objects(day: datetime | None, *, unread: bool) -> None:
     """List the objects that were read, with the days they brought rows for.
 
-    A line for each object: feed, key, rows (of the day, if one is given), rejected lines, and the days.
+    A line for each object: feed, key, rows (of the day, if one is given), rejected lines, and the days. Of one that
+    went through a filter it says so: its lines are those of what the filter gave.
     """
     from user_pipeline.ingest.feeds import FEEDS
     from user_pipeline.ingest.manifest import Manifest
@@ -173,7 +175,8 @@ def objects(day: datetime | None, *, unread: bool) -> None:
                 days = f"{min(entry.days)}...{max(entry.days)}" if entry.days else "no day"
                 problem = entry.error or (entry.failure and f"not fetched: {entry.failure.error}") or ""
                 numbers = f"{rows:,} rows  {entry.rejects:,} rejected"
-                click.echo(f"{feed.name}  {printable(entry.key)}  {numbers}  {days}  {problem}".rstrip())
+                filtered = "  filtered" if entry.filter else ""
+                click.echo(f"{feed.name}  {printable(entry.key)}  {numbers}  {days}{filtered}  {problem}".rstrip())
 
 
 @main.command()
@@ -255,7 +258,7 @@ def env() -> None:
       psql "$USER_PIPELINE_ANALYTICS_URL" -c 'select * from user_page_views limit 3'
 
     Starts the embedded Postgres if a setting resolves to it. Passwords of databases are printed as they are;
-    AWS_* variables and the webhook of alerts are not printed.
+    AWS_* variables, the webhook of alerts and the key of user ids are not printed.
     """
     # All of it before any is printed: a server that does not start leaves no half.
     lines = [_shell(field, value) for field, value in settings.current() if value not in (None, ())]
@@ -390,6 +393,8 @@ def _shell(field: str, value: object) -> str:
     match value:
         case settings.Webhook():
             return f"{meaning}# {variable} is set, to {value}"
+        case SecretStr():
+            return f"{meaning}# {variable} is set"
         case settings.Database():
             text = postgres.database_url(value)
         case ByteSize():
@@ -498,3 +503,6 @@ def down(*, force: bool) -> None:
         click.echo(f"Stopped the embedded Postgres in {data_dir / 'postgres'}.")
     else:
         click.echo(f"No embedded Postgres runs in {data_dir / 'postgres'}.")
+
+
+main.add_command(reread)

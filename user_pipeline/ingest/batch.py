@@ -1,5 +1,6 @@
 """An ingest batch: a few objects are cut, parsed, and written to the lake as part files and rejects."""
 
+import io
 import logging
 import uuid
 from collections import Counter, defaultdict
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from user_pipeline.ingest.compression import BrokenObjectError, open_decompressed
 from user_pipeline.ingest.entries import Entry, ObjectDay, Unfetched
 from user_pipeline.ingest.feeds import Feed, parse_macros
+from user_pipeline.ingest.filter import Filter, FilterError, read_with
 from user_pipeline.ingest.lines import LineCounter, cut
 from user_pipeline.lake.transfer import new_path, put
 from user_pipeline.masking import mask, mask_key
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from user_pipeline.engines.duckdb import Engine
-    from user_pipeline.resources.source import Source
+    from user_pipeline.resources.source import Content, Source
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +55,7 @@ class IngestBatch:
         limits: ObjectLimits,
         start_date: date,
         now: datetime,
+        chosen: Filter | None = None,
     ) -> None:
         self._feed = feed
         self._source = source
@@ -60,6 +63,9 @@ class IngestBatch:
         self._engine = engine
         self._connection = engine.connect()
         self._limits = limits
+        self._filter = chosen
+        self._read_with = read_with(chosen)
+        self._stopped: BaseException | None = None
         self._start_date = start_date
         self._end_of_range = now.astimezone(UTC).date() + timedelta(days=2)
         self._counters: dict[int, LineCounter] = defaultdict(LineCounter)
@@ -87,9 +93,15 @@ class IngestBatch:
 
         Args:
             objects: rows of the listing.
+
+        Raises:
+            FilterError: the filter cannot be started.
+            KeyboardInterrupt: the process was told to stop while it waited for a filter.
         """
         connection = self._connection
         self._parse(objects)
+        if self._stopped:
+            raise self._stopped
         self._limit_rejects()
         connection.execute("delete from parsed where object in $out", {"out": [*self._errors, *self._skipped]})
         paths = [item["path"] for item in objects]
@@ -112,6 +124,8 @@ class IngestBatch:
                 last_modified=item["last_modified"],
                 size=item["size"],
                 start_date=self._start_date,
+                filter=self._read_with.filter,
+                filter_version=self._read_with.filter_version,
                 error=self._errors.get(number),
                 lines=0 if number in self._errors else self._counters[number].lines,
                 blank=0 if number in self._errors else self._counters[number].blank,
@@ -152,7 +166,6 @@ class IngestBatch:
 
     def _lines(self, objects: Sequence[dict[str, Any]], schema: "pa.Schema") -> Iterator["pa.RecordBatch"]:
         """The lines of all objects; what goes wrong with one is noted and the next one is read."""
-        import pyarrow as pa
         from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
         in_a_row = 0
@@ -166,23 +179,14 @@ class IngestBatch:
                 self._errors[number] = item["problem"]
                 continue
             try:
-                content = self._source.get(item["path"])
-                self._etags[number] = content.etag or item["e_tag"]
-                for batch in cut(
-                    open_decompressed(content.chunks, item["path"]),
-                    stored_bytes=item["size"],
-                    limits=self._limits,
-                    quoted_newlines=self._feed.quoted_newlines,
-                    counter=self._counters[number],
-                ):
-                    owner = pa.repeat(pa.scalar(number, pa.int32()), batch.num_rows)
-                    yield pa.RecordBatch.from_arrays([owner, *batch.columns], schema=schema)
-                if self._source.is_changed(item["path"], self._etags[number]):
-                    _log.warning("%s changed while it was read; the next look reads it again", mask_key(item["path"]))
-                    self._skipped.add(number)
+                yield from self._lines_of(number, item, schema)
                 in_a_row = 0
             except BrokenObjectError as error:
                 self._errors[number] = str(error)
+            except (FilterError, KeyboardInterrupt) as error:
+                # The engine, which asks for the lines, would make an error of its own of it.
+                self._stopped = error
+                return
             except FileNotFoundError:
                 _log.warning("%s was deleted before it could be read", mask_key(item["path"]))
                 self._skipped.add(number)
@@ -195,6 +199,32 @@ class IngestBatch:
                 )
                 if not isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
                     in_a_row += 1
+
+    def _lines_of(self, number: int, item: dict[str, Any], schema: "pa.Schema") -> Iterator["pa.RecordBatch"]:
+        """The lines of one object."""
+        import pyarrow as pa
+
+        content = self._source.get(item["path"])
+        self._etags[number] = content.etag or item["e_tag"]
+        with self._open(content, item) as stream:
+            for batch in cut(
+                stream,
+                stored_bytes=item["size"],
+                limits=self._limits,
+                quoted_newlines=self._feed.quoted_newlines,
+                counter=self._counters[number],
+            ):
+                owner = pa.repeat(pa.scalar(number, pa.int32()), batch.num_rows)
+                yield pa.RecordBatch.from_arrays([owner, *batch.columns], schema=schema)
+        if self._source.is_changed(item["path"], self._etags[number]):
+            _log.warning("%s changed while it was read; the next look reads it again", mask_key(item["path"]))
+            self._skipped.add(number)
+
+    def _open(self, content: "Content", item: dict[str, Any]) -> io.BufferedIOBase:
+        """The bytes that are cut into lines: of the object, or what the filter makes of them."""
+        if self._filter is None:
+            return open_decompressed(content.chunks, item["path"])
+        return self._filter.open(content.chunks, item["path"], stored_bytes=item["size"], limits=self._limits)
 
     def _limit_rejects(self) -> None:
         """An object with too many rejected lines is a broken one: they would fill lake and database."""

@@ -34,6 +34,8 @@ def load_read(transaction: "Transaction", entries: Sequence[Entry]) -> None:
             ("last_modified", pa.timestamp("us", tz="UTC")),
             ("size", pa.int64()),
             ("start_date", pa.date32()),
+            ("filter", pa.string()),
+            ("filter_version", pa.string()),
             ("error", pa.string()),
             ("lines", pa.int64()),
             ("blank", pa.int64()),
@@ -101,14 +103,15 @@ def replace_entries(transaction: "Transaction", feed: "Feed", version: int) -> N
     transaction.execute(
         f"""
         insert into pipeline.ingested_objects
-          (feed, object_id, key, etag, last_modified, size, start_date, error, lines, blank, header, rows, rejects,
-           rejected, rejects_path, version)
-        select {name}, object_id, key, etag, last_modified, size, start_date, error, lines, blank, header, rows,
-          rejects, rejected::jsonb, rejects_path, {version}
+          (feed, object_id, key, etag, last_modified, size, start_date, filter, filter_version, error, lines, blank,
+           header, rows, rejects, rejected, rejects_path, version)
+        select {name}, object_id, key, etag, last_modified, size, start_date, filter, filter_version, error, lines,
+          blank, header, rows, rejects, rejected::jsonb, rejects_path, {version}
         from read_objects
         on conflict (feed, object_id) do update set
           key = excluded.key, etag = excluded.etag, last_modified = excluded.last_modified, size = excluded.size,
-          start_date = excluded.start_date, error = excluded.error, lines = excluded.lines, blank = excluded.blank,
+          start_date = excluded.start_date, filter = excluded.filter, filter_version = excluded.filter_version,
+          error = excluded.error, lines = excluded.lines, blank = excluded.blank,
           header = excluded.header, rows = excluded.rows, rejects = excluded.rejects, rejected = excluded.rejected,
           rejects_path = excluded.rejects_path, failed_etag = null, failed_error = null, failed_attempts = null,
           retry_at = null, version = excluded.version

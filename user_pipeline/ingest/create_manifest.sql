@@ -12,6 +12,9 @@ begin
     last_modified timestamptz not null,
     size bigint not null,
     start_date date,
+    -- The command its bytes went through, and that command's version; null for none.
+    filter text,
+    filter_version text,
     error text,
     lines bigint not null,
     blank bigint not null,

@@ -91,6 +91,9 @@ class Entry:
         last_modified: when the store says it was written.
         size: bytes, as stored.
         start_date: the first day that was accepted when it was read; None for an object that was never read.
+        filter: the command its bytes went through before they were cut into lines; None for none. Numbers of lines
+            are then those of what the command gave.
+        filter_version: the version of that command.
         error: why it could not be read to its end; None for an object that was. A broken object brings no rows.
         lines: lines in it, counted when it was cut, before any parsing.
         blank: lines with nothing but white space.
@@ -107,6 +110,8 @@ class Entry:
     last_modified: datetime
     size: int
     start_date: date | None
+    filter: str | None = None
+    filter_version: str | None = None
     error: str | None = None
     lines: int = 0
     blank: int = 0

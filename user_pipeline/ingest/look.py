@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from user_pipeline.ingest.filter import UNFILTERED, ReadWith
 from user_pipeline.resources.postgres import literal
 
 if TYPE_CHECKING:
@@ -35,6 +37,17 @@ class Settled:
             f"(l.last_modified > '{(self.now - self.time).isoformat()}' "
             f"and l.last_modified <= '{(self.now + self.time).isoformat()}')"
         )
+
+
+class Again(Enum):
+    """Which objects are read again though they are as they were."""
+
+    NONE = auto()
+    """Those that broke, and would be read with something else now."""
+    OTHERWISE = auto()
+    """Those that broke, and those that would be read with something else now."""
+    ALL = auto()
+    """All."""
 
 
 class Look:
@@ -83,15 +96,23 @@ class Look:
         )
 
     def unknown(
-        self, start_date: date, now: datetime | None = None, settled: Settled | None = None
+        self,
+        start_date: date,
+        now: datetime | None = None,
+        settled: Settled | None = None,
+        *,
+        read_with: ReadWith = UNFILTERED,
+        again: Again = Again.NONE,
     ) -> "pa.RecordBatchReader":
-        """The objects of the listing that are new, changed, or were read under a later start date; oldest first.
+        """The objects of the listing that are new or changed, or would be read otherwise now; oldest first.
 
         Args:
             start_date: the first day accepted now; objects that lost lines to a later one are read again.
             now: what could not be fetched and is to be tried again later than this is left out; None leaves
                 nothing out.
             settled: leaves out what has changed lately; None leaves nothing out.
+            read_with: what objects are read with now; those that broke with something else are read again.
+            again: which others are.
 
         Returns:
             columns as in the listing, to be read before anything else is asked for.
@@ -103,19 +124,21 @@ class Look:
             select l.path, l.e_tag, l.size, l.last_modified, l.problem
             from listed l left join pipeline.ingested_objects k
               on k.feed = {self._feed} and k.object_id = substring(sha256(convert_to(l.path, 'UTF8')) for 16)
-            where {_is_unknown(start_date)}
+            where {_is_unknown(start_date, read_with, again)}
               and not coalesce({waits}, false) and not {changes}
             order by l.last_modified, l.path collate "C"
             """
         )
 
-    def settling(self, start_date: date, settled: Settled) -> int:
+    def settling(
+        self, start_date: date, settled: Settled, *, read_with: ReadWith = UNFILTERED, again: Again = Again.NONE
+    ) -> int:
         """How many objects :meth:`unknown` leaves out because they have changed lately."""
         [(count,)] = self._transaction.fetch(
             f"""
             select count(*) from listed l left join pipeline.ingested_objects k
               on k.feed = {self._feed} and k.object_id = substring(sha256(convert_to(l.path, 'UTF8')) for 16)
-            where {_is_unknown(start_date)} and {settled.sql}
+            where {_is_unknown(start_date, read_with, again)} and {settled.sql}
             """
         )
         return int(count)
@@ -138,7 +161,15 @@ class Look:
         return [key for (key,) in found]
 
 
-def _is_unknown(start_date: date) -> str:
+def _is_unknown(start_date: date, read_with: ReadWith, again: Again) -> str:
     """The condition on rows ``l`` of a listing and ``k`` of the manifest under which an object is to be read."""
+    texts = ["null::text" if text is None else literal(text) for text in (read_with.filter, read_with.filter_version)]
+    otherwise = f"(k.filter, k.filter_version) is distinct from ({', '.join(texts)})"
+    others = {
+        Again.NONE: f"(k.error is not null and {otherwise})",
+        Again.OTHERWISE: f"(k.error is not null or {otherwise})",
+        Again.ALL: "true",
+    }
     return f"""(k.key is null or k.start_date is null or k.etag <> l.e_tag
-                or (k.start_date > '{start_date}' and jsonb_exists(k.rejected, 'out_of_range')))"""
+                or (k.start_date > '{start_date}' and jsonb_exists(k.rejected, 'out_of_range'))
+                or {others[again]})"""

@@ -362,15 +362,19 @@ class Manifest:
 
     def _entries_sql(self, condition: str) -> str:
         return f"""
-            select o.key, o.etag, o.last_modified, o.size, o.start_date, o.error, o.lines, o.blank, o.header,
-              o.rejected::text as rejected, o.rejects_path, o.failed_etag, o.failed_error, o.failed_attempts,
-              o.retry_at,
+            select o.key, o.etag, o.last_modified, o.size, o.start_date, o.filter, o.filter_version, o.error,
+              o.lines, o.blank, o.header, o.rejected::text as rejected, o.rejects_path,
+              o.failed_etag, o.failed_error, o.failed_attempts, o.retry_at,
               (select jsonb_agg(jsonb_build_array(b.day, b.rows, b.digest, b.path, b.file_rows, b.file_size)
                 order by b.day)::text from pipeline.ingested_days b where {_BROUGHT}) as days
             from pipeline.ingested_objects o where o.feed = {self._name} and {condition} order by o.key collate "C"
         """
 
 
+_PLAIN = (
+    *("key", "etag", "last_modified", "size", "start_date", "filter", "filter_version"),
+    *("error", "lines", "blank", "header", "rejects_path"),
+)
 _NEWEST = "(select coalesce(max(version), 0) as version from pipeline.lake_commits)"
 _BROUGHT = "b.feed = o.feed and b.object_id = o.object_id and b.rows > 0"
 
@@ -393,9 +397,8 @@ def _to_entry(row: dict[str, Any]) -> Entry:
         date.fromisoformat(day): ObjectDay(rows, digest, LakeFile(path, file_rows, file_size))
         for day, rows, digest, path, file_rows, file_size in json.loads(row["days"] or "[]")
     }
-    plain = ("key", "etag", "last_modified", "size", "start_date", "error", "lines", "blank", "header", "rejects_path")
     return Entry(
-        **{name: row[name] for name in plain},
+        **{name: row[name] for name in _PLAIN},
         rejected=dict(sorted(json.loads(row["rejected"]).items())),
         days=days,
         failure=failure,

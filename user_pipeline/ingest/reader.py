@@ -19,7 +19,8 @@ from user_pipeline.ingest.discovery import (
 )
 from user_pipeline.ingest.entries import Entry
 from user_pipeline.ingest.feeds import Feed
-from user_pipeline.ingest.look import Look, Settled
+from user_pipeline.ingest.filter import Filter, read_with
+from user_pipeline.ingest.look import Again, Look, Settled
 from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.masking import mask_key
 from user_pipeline.resources.source import Source
@@ -128,6 +129,8 @@ def read_new_objects(
     run_id: str,
     settle: timedelta = timedelta(),
     queue: "SourceQueue | None" = None,
+    chosen: Filter | None = None,
+    again: Again = Again.NONE,
 ) -> Ingested:
     """Bring every object that is new or changed into the lake.
 
@@ -145,6 +148,8 @@ def read_new_objects(
         run_id: who reads.
         settle: an object that has changed within this time before ``now`` is left to a later look.
         queue: tells of new objects. The folder is listed once a day then, and otherwise not.
+        chosen: the filter that objects go through, if any.
+        again: which objects are read again though they are as they were.
 
     An object that cannot be fetched, or is found broken, is told of in the result and keeps no other one from
     being read.
@@ -153,22 +158,31 @@ def read_new_objects(
         ObjectStoreError, ObjectStoreUnavailableError: the folder cannot be listed.
         QueueError, QueueUnavailableError: the queue cannot be asked.
         obstore.exceptions.BaseError: the lake cannot be written to.
+        FilterError: the filter cannot be started.
         UnreadObjectsError: so many objects in a row could not be fetched that it must be the store.
     """
     feed = manifest.feed
     result = Ingested(manifest, since=manifest.version())
+    now_with = read_with(chosen)
     unknown = engine.new_scratch("listing") / "unknown.parquet"
     settled = Settled(now, settle)
     with _look(manifest, source, queue, now) as look:
         result.listed = look.listed
         gone = look.gone()
         # They may be many, and no connection is to wait until they are read.
-        result.settling = look.settling(start_date, settled)
-        _spool(look.unknown(start_date, settled=settled), unknown)
+        result.settling = look.settling(start_date, settled, read_with=now_with, again=again)
+        _spool(look.unknown(start_date, settled=settled, read_with=now_with, again=again), unknown)
 
     def read(objects: list[dict[str, Any]]) -> IngestBatch:
         batch = IngestBatch(
-            feed, source, manifest.registry.storage, engine, limits=limits, start_date=start_date, now=now
+            feed,
+            source,
+            manifest.registry.storage,
+            engine,
+            limits=limits,
+            start_date=start_date,
+            now=now,
+            chosen=chosen,
         )
         try:
             batch.read(objects)

@@ -7,6 +7,7 @@ from typing import Any
 
 from user_pipeline.ingest.entries import Entry
 from user_pipeline.ingest.feeds import PAGE_VIEWS, Feed
+from user_pipeline.ingest.filter import Filter
 from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.ingest.part_files import raw_day
 from user_pipeline.ingest.reader import Ingested, read_new_objects
@@ -49,6 +50,7 @@ def ingest(
     limits: ObjectLimits | None = None,
     source: Any = None,
     alone: bool = True,
+    chosen: Filter | None = None,
     **more: Any,
 ) -> Read:
     """Look once; ``alone``, the entries written since are those of this look, and it has counted them right."""
@@ -62,6 +64,7 @@ def ingest(
             start_date=start,
             now=now,
             run_id="of a test",
+            chosen=Filter.of(feed, platform.settings) if chosen is None else chosen,
             **more,
         )
     written = list(manifest.entries(since=ingested.since))

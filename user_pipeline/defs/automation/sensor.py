@@ -29,6 +29,7 @@ from user_pipeline.ingest.discovery import (
     receive,
 )
 from user_pipeline.ingest.feeds import FEEDS
+from user_pipeline.ingest.filter import Filter, read_with
 from user_pipeline.ingest.look import Look, Settled
 from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.lake.registry import Registry
@@ -104,14 +105,15 @@ def _look(
         seen.append(f"{receive(queue, manifests)} objects announced")
     for manifest in manifests:
         feed = manifest.feed
+        now_with = read_with(Filter.of(feed, settings.current()))
         listing = last_listing(manifest)
         # With a queue runs list, once a day.
         due = queue is not None and is_overdue(listing, now)
         try:
             with _listing(manifest, storage, listing) as look:
                 found = 0
-                settling = look.settling(start_date, settled)
-                for batch in look.unknown(start_date, now, settled):
+                settling = look.settling(start_date, settled, read_with=now_with)
+                for batch in look.unknown(start_date, now, settled, read_with=now_with):
                     found += batch.num_rows
                     for path, etag in zip(batch["path"].to_pylist(), batch["e_tag"].to_pylist(), strict=True):
                         waiting.update(repr((feed.name, path, etag)).encode())

@@ -8,11 +8,13 @@ import dagster as dg
 from user_pipeline import settings
 from user_pipeline.defs.common import OWNERS, PERSONAL, partition_range, unpartitioned_asset
 from user_pipeline.defs.ingest.data_versions import ingested_key, source_key, unreported_days
+from user_pipeline.defs.ingest.run_log import logged_to
 from user_pipeline.defs.partitions import DAILY
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.errors import never_retried
 from user_pipeline.ingest.discovery import receive
 from user_pipeline.ingest.feeds import FEEDS, PAGE_VIEWS, USER_UPDATES, Feed
+from user_pipeline.ingest.filter import Filter
 from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.ingest.reader import Ingested, read_new_objects
 from user_pipeline.lake.lake import Lake
@@ -56,7 +58,7 @@ def ingested_page_views(
 
 def _ingest(context: dg.AssetExecutionContext, feed: Feed, lake: Lake, engine: Engine) -> dg.MaterializeResult[None]:
     """Read what is new in a feed's folder, and report to Dagster which days changed with it."""
-    with never_retried():
+    with never_retried(), logged_to(context.log):
         queue = lake.storage.queue
         if queue:
             # It may tell of objects of all feeds.
@@ -71,6 +73,7 @@ def _ingest(context: dg.AssetExecutionContext, feed: Feed, lake: Lake, engine: E
             run_id=context.run.run_id,
             settle=settings.current().settle_time,
             queue=queue,
+            chosen=Filter.of(feed, settings.current()),
         )
         changed = ingested.manifest.changes(ingested.since)
         # Days that other runs changed too: a run that was killed may not have reported them.

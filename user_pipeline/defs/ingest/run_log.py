@@ -1,0 +1,32 @@
+"""What ingest says while it reads, in the log of the run: the library logs as any Python code does."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+
+_LOGGER = "user_pipeline.ingest"
+
+
+class _Forward(logging.Handler):
+    def __init__(self, log: dg.DagsterLogManager) -> None:
+        super().__init__(logging.INFO)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log.log(record.levelno, "%s", record.getMessage())
+
+
+@contextmanager
+def logged_to(log: dg.DagsterLogManager) -> Iterator[None]:
+    """Inside it, what ingest logs is in the log of the run, whatever the instance says of Python's loggers."""
+    logger = logging.getLogger(_LOGGER)
+    handler, level = _Forward(log), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
