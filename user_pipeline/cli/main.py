@@ -16,6 +16,7 @@ import click
 from pydantic import ByteSize, SecretStr
 
 from user_pipeline import liveness, settings
+from user_pipeline.cli.filters import filters
 from user_pipeline.cli.reread import reread
 from user_pipeline.masking import mask, printable
 from user_pipeline.private_files import keep_private
@@ -48,7 +49,8 @@ class _Group(click.Group):
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """The user_pipeline platform on this machine.
 
     \b
@@ -62,6 +64,8 @@ def main() -> None:
     Settings come from the environment (USER_PIPELINE_*, DAGSTER_POSTGRES_URL, AWS_*). Unset, everything
     lives under ./data, in an embedded PostgreSQL 18 that starts when it is first needed.
     """
+    if context.invoked_subcommand == filters.name:
+        return  # it writes no file, and is started where the settings are not
     # The command that needs the settings says what is wrong with them; its --help needs none.
     with suppress(settings.SettingsError):
         keep_private()
@@ -506,3 +510,4 @@ def down(*, force: bool) -> None:
 
 
 main.add_command(reread)
+main.add_command(filters)

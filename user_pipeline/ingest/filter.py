@@ -9,6 +9,7 @@ import hmac
 import os
 import shlex
 import shutil
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -114,6 +115,9 @@ class Filter:
             FilterError: it is nowhere, or cannot be executed.
         """
         found = shutil.which(self.words[0], path=self.environment.get("PATH", os.defpath))
+        if found is None and self.words[0] == _OURS:
+            # Where Dagster was started without its environment being activated.
+            found = shutil.which(Path(sys.executable).with_name(_OURS))
         if found is not None:
             return str(Path(found).absolute())
         path = Path(self.words[0])

@@ -85,11 +85,15 @@ def test_env_shows_that_alerts_are_set_and_not_where_to(run: Run) -> None:
         "USER_PIPELINE_ALERT_WEBHOOK_URL": "https://hooks.example.com/services/hush",
         "USER_PIPELINE_UI_URL": "https://dagster.example.com",
         "USER_PIPELINE_UI_HOSTS": "Webserver,[fd00::7]",
+        "USER_PIPELINE_USER_ID_KEY": "hush" * 8,
+        "USER_PIPELINE_PAGE_VIEWS_FILTER": "grep -v 'a b'",
     }
     result = run("env", env={**given, **alerts})
     assert "\n# USER_PIPELINE_ALERT_WEBHOOK_URL is set, to https://hooks.example.com/***\n" in result.stdout
     assert "\nexport USER_PIPELINE_UI_URL='https://dagster.example.com'\n" in result.stdout
     assert "\nexport USER_PIPELINE_UI_HOSTS='webserver,fd00::7'\n" in result.stdout
+    assert "\n# USER_PIPELINE_USER_ID_KEY is set\n" in result.stdout
+    assert """\nexport USER_PIPELINE_PAGE_VIEWS_FILTER='grep -v '"'"'a b'"'"''\n""" in result.stdout
     assert "hush" not in result.stdout + result.stderr
 
 
@@ -99,7 +103,7 @@ def test_env_says_what_each_setting_means(run: Run, place: Path) -> None:
     )
     sizes = {"USER_PIPELINE_MEMORY_LIMIT": "1.5gib", "USER_PIPELINE_MAX_OBJECT_SIZE": "1234567B"}
     lines = run("env", env={**given, **sizes, "USER_PIPELINE_MAX_REJECT_SHARE": "0"}).stdout.splitlines()
-    unset = {"alert_webhook", "ui_url", "ui_hosts"}
+    unset = {"alert_webhook", "ui_url", "ui_hosts", "page_views_filter", "user_updates_filter", "user_id_key"}
     fields = {name: field for name, field in Settings.model_fields.items() if name not in unset}
     assert lines[::2] == [f"# {field.description}" for field in fields.values()]
     assert [line.partition("=")[0] for line in lines[1::2]] == [f"export {variable_of(name)}" for name in fields]

@@ -1,0 +1,1 @@
+"""Tests of access logs as page views."""
