@@ -58,7 +58,8 @@ class BrokenObjectsError(PermanentError):
         named = "; ".join(f"{mask_key(entry.key)}: {entry.error}" for entry in broken)
         super().__init__(
             f"{len(broken)} object(s) of {feed.folder} cannot be read ({named}). All others are in. Put whole "
-            "copies in their place, or leave them: they are read again when they change, and the next run goes on."
+            "copies in their place, or leave them: they are read again when they or their filter change, and the next "
+            "run goes on."
         )
         self.broken = tuple(broken)
 
