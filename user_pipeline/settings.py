@@ -202,6 +202,11 @@ class Settings(BaseSettings):
     max_reject_share: _Share = _setting(
         "USER_PIPELINE_MAX_REJECT_SHARE", "0.05", "share of rejected lines in an object that gives a warning"
     )
+    block_reject_share: _Share = _setting(
+        "USER_PIPELINE_BLOCK_REJECT_SHARE",
+        "0.5",
+        "share of rejected lines among those newly read for a day that keeps the day from flowing on",
+    )
     max_object_size: _Size = _setting(
         "USER_PIPELINE_MAX_OBJECT_SIZE", "50GB", "bytes of an object once it is decompressed"
     )

@@ -45,11 +45,18 @@ def read_views(content: bytes) -> list[View]:
 
 
 def read_updates(content: bytes) -> list[Update]:
-    """The usable user updates of an object; its lines are well-formed CSV."""
+    """The usable user updates of an object; its lines are well-formed CSV, of five fields or, all of them, of more."""
     updates = []
-    for fields in csv.reader(io.StringIO(content.decode(), newline="")):
+    records = [fields for fields in csv.reader(io.StringIO(content.decode(), newline="")) if fields]
+    width = 5
+    for more, count in Counter(map(len, records)).items():
+        if more > 5 and count > len(records) / 2:
+            width = more
+    for fields in records:
         try:
-            updated_at, user_id, email, name, environment = fields
+            if len(fields) != width:
+                continue
+            updated_at, user_id, email, name, environment = fields[:5]
             if re.fullmatch(r"[^@ ]+@[^@ ]+", email) and environment:
                 updates.append(Update(_moment(updated_at), int(user_id), email, name, environment))
         except ValueError:

@@ -42,7 +42,13 @@ def moment(draw: Random) -> str:
 def some_views(draw: Random) -> list[Any]:
     """Lines of page views, so few different ones that days, users and pages meet."""
     good = [
-        view(moment(draw), draw.choice(PAGES), draw.choice((1, 2, 3, "1", "2")), draw.choice(ENVIRONMENTS))
+        view(
+            moment(draw),
+            draw.choice(PAGES),
+            draw.choice((1, 2, 3, "1", "2")),
+            draw.choice(ENVIRONMENTS),
+            **draw.choice(({}, {}, {"more": None})),
+        )
         for _ in range(draw.choice((0, 10, 20, 30)))
     ]
     return [*good, draw.choice(BROKEN_VIEWS), *good[:2]]
@@ -60,6 +66,8 @@ def some_updates(draw: Random) -> str:
         )
         for _ in range(draw.choice((0, 5, 10, 15)))
     ]
+    if draw.random() < 0.3:
+        good = [line.removesuffix("\n") + ',"one, ""more"""\n' for line in good]
     return "".join([*good, draw.choice(BROKEN_UPDATES), *good[:1]])
 
 

@@ -167,6 +167,7 @@ def test_embedded_postgres_is_needed_until_every_database_is_configured() -> Non
         ("USER_PIPELINE_FILTER_ENVIRONMENT", "pgpassword", "those are the pipeline's alone"),
         ("USER_PIPELINE_FILTER_SECONDS", "0", "from 1 to 9999999, such as 3600"),
         ("USER_PIPELINE_FILTER_MEMORY", "1", "a size above 0, such as 1GB"),
+        ("USER_PIPELINE_BLOCK_REJECT_SHARE", "50%", "between 0 and 1"),
         ("USER_PIPELINE_SETTLE_SECONDS", "-1", "from 0 to 9999999, such as 600"),
         ("USER_PIPELINE_SETTLE_SECONDS", "10m", "from 0 to 9999999, such as 600"),
         ("USER_PIPELINE_SOURCE_QUEUE_URL", "arn:aws:sqs:eu-west-1:123456789012:logs", "the URL of an SQS queue"),

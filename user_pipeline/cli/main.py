@@ -8,7 +8,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import closing, suppress
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,6 +181,36 @@ def objects(day: datetime | None, *, unread: bool) -> None:
                 numbers = f"{rows:,} rows  {entry.rejects:,} rejected"
                 filtered = "  filtered" if entry.filter else ""
                 click.echo(f"{feed.name}  {printable(entry.key)}  {numbers}  {days}{filtered}  {problem}".rstrip())
+
+
+@main.command()
+@click.argument("feed", type=click.Choice(["user_updates", "page_views"]))
+@click.option("--day", type=click.DateTime(["%Y-%m-%d"]), metavar="YYYY-MM-DD", help="Only this day.")
+@click.option("--from", "first", type=click.DateTime(["%Y-%m-%d"]), metavar="YYYY-MM-DD", help="The first day.")
+@click.option("--to", "last", type=click.DateTime(["%Y-%m-%d"]), metavar="YYYY-MM-DD", help="The last day.")
+def accept(feed: str, day: datetime | None, first: datetime | None, last: datetime | None) -> None:
+    """Let days of a feed pass though most of their lines were rejected.
+
+    What was read for the days until now does not fail the check reject_share_of_day any more; what is read later does.
+    Then materialize the days.
+    """
+    from user_pipeline.ingest.feeds import FEEDS
+    from user_pipeline.ingest.intake import accept_on_purpose
+    from user_pipeline.ingest.manifest import Manifest
+    from user_pipeline.lake.registry import Registry
+    from user_pipeline.resources.postgres import Databases
+    from user_pipeline.resources.storage import ObjectStorage
+
+    begin, end = (day, day) if day else (first, last)
+    if begin is None or end is None or end < begin or (day and (first or last)):
+        raise click.UsageError("give --day, or --from and --to in this order")
+    days = [begin.date() + timedelta(days=number) for number in range((end - begin).days + 1)]
+    current = settings.current()
+    with closing(Databases(current)) as databases:
+        registry = Registry("staging", databases.staging, ObjectStorage(current))
+        [manifest] = [Manifest(each, registry) for each in FEEDS if each.name == feed]
+        accept_on_purpose(manifest, days, "user-pipeline accept")
+    click.echo(f"{feed}: what was read until now is accepted for {days[0]}...{days[-1]}; materialize these days now")
 
 
 @main.command()

@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from user_pipeline.ingest.compression import BrokenObjectError, open_decompressed
-from user_pipeline.ingest.entries import Entry, ObjectDay, Unfetched
+from user_pipeline.ingest.drift import MOST_FURTHER_FIELDS
+from user_pipeline.ingest.entries import Entry, FurtherField, ObjectDay, Unfetched
 from user_pipeline.ingest.feeds import Feed, parse_macros
 from user_pipeline.ingest.filter import Filter, FilterError, read_with
 from user_pipeline.ingest.lines import LineCounter, cut
@@ -32,6 +33,7 @@ _log = logging.getLogger(__name__)
 
 _OUTAGE = 3
 """So many objects in a row that cannot be fetched, though they may be read, are a store that is down."""
+_LONGEST_NAME = 200
 _DAYS_SCANNED = 8
 """Rows of more days than this are sorted first, so that not each day goes through all of them."""
 
@@ -41,6 +43,7 @@ class IngestBatch:
 
     Attributes:
         entries: what was read, to be committed; the lake has their files already.
+        further_fields: what their rows have beyond the columns of the feed.
         unfetched: the objects that could not be fetched.
         gave_up: whether so many could not be that the rest was left for the next look.
     """
@@ -73,6 +76,7 @@ class IngestBatch:
         self._errors: dict[int, str] = {}
         self._skipped: set[int] = set()
         self.entries: Sequence[Entry] = ()
+        self.further_fields: Sequence[FurtherField] = ()
         self.unfetched: list[Unfetched] = []
         self.gave_up = False
 
@@ -117,6 +121,7 @@ class IngestBatch:
         brought = self._write_part_files()
         rejected, header = self._count_rejects()
         rejects_path = self._write_rejects() if rejected else None
+        self.further_fields = self._find_further_fields()
         self.entries = [
             Entry(
                 key=item["path"],
@@ -260,7 +265,7 @@ class IngestBatch:
         for day, parts in by_day.items():
             connection.execute(
                 f"""copy (
-                  select {", ".join(self._feed.columns)}, source_object, line as source_line
+                  select {", ".join(self._feed.columns)}, source_object, line as source_line, rescued
                   from {rows} join objects using (object)
                   where reason is null and {time} >= '{day}' and {time} < '{day + timedelta(days=1)}'
                 ) to '{_sql_text(target)}' (format parquet, compression zstd)"""
@@ -287,6 +292,21 @@ class IngestBatch:
                 rejected[number][reason] = lines
         return rejected, header
 
+    def _find_further_fields(self) -> list[FurtherField]:
+        return [
+            FurtherField(name, lines, first["source_object"], first["line"])
+            for name, lines, first in self._connection.execute(
+                """
+                select left(name, $longest), count(*), min(struct_pack(source_object := source_object, line := line))
+                from (
+                  select unnest(json_keys(rescued)) as name, source_object, line
+                  from parsed join objects using (object) where rescued is not null
+                ) group by 1 order by 2 desc, 1 limit $most
+                """,
+                {"longest": _LONGEST_NAME, "most": MOST_FURTHER_FIELDS},
+            ).fetchall()
+        ]
+
     def _write_rejects(self) -> str:
         """Write the rejected lines to the lake; returns where they are."""
         file = self._engine.new_scratch("rejects") / "rejects.parquet"
@@ -309,7 +329,7 @@ def row_hash(feed: Feed, line: str = "source_line") -> str:
         feed: whose row it is.
         line: the column that has the number of its line.
     """
-    return f"hash({line}, {', '.join(feed.columns)})"
+    return f"hash({line}, rescued, {', '.join(feed.columns)})"
 
 
 def _first_line(error: Exception) -> str:

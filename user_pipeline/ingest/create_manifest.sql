@@ -73,6 +73,25 @@ begin
     last_modified timestamptz not null,
     primary key (feed, object_id)
   );
+  -- The further keys and fields that rows had, with the first of these and how many lines had them so far (those of an
+  -- object that is read again count again). told_in is the run that told of it.
+  create table pipeline.further_fields (
+    feed text not null,
+    name text not null,
+    lines bigint not null,
+    source_object text not null,
+    source_line bigint not null,
+    version bigint not null,
+    told_in text,
+    primary key (feed, name)
+  );
+  -- Up to which commit what was read for a day of a feed is accepted, however much of it was rejected.
+  create table pipeline.accepted_days (
+    feed text not null,
+    day date not null,
+    version bigint not null,
+    primary key (feed, day)
+  );
   -- The last listing of each feed's folder by a run: when it began, how long it took, and how many objects there were.
   create table pipeline.listings (
     feed text primary key,

@@ -135,3 +135,20 @@ class Entry:
     def unaccounted(self) -> int:
         """Lines that are neither a row, rejected, blank nor a header: anything but 0 is a fault."""
         return self.lines - self.rows - self.rejects - self.blank - self.header
+
+
+@dataclass(frozen=True, slots=True)
+class FurtherField:
+    """A key or field that rows have beyond the feed's own columns.
+
+    Attributes:
+        name: the key; of CSV the name that the object's header gives the field, or its number, from 6.
+        lines: how many lines have it.
+        source_object: the object of the first of them.
+        source_line: its number there.
+    """
+
+    name: str
+    lines: int
+    source_object: str
+    source_line: int

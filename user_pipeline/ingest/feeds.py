@@ -42,8 +42,8 @@ class Feed:
 
         ``lines`` has ``object`` int, ``line`` bigint, ``text`` varchar, ``broken`` boolean (not UTF-8, or too long) and
         ``size`` bigint (bytes). The result has ``object``, ``line``, the feed's own columns, ``reason`` (null for a
-        row, one of :data:`REASONS`, or ``header``) and ``text`` (null for a row; of a long line the first 64 KiB and
-        its size).
+        row, one of :data:`REASONS`, or ``header``), ``rescued`` (a row's further keys or fields as a JSON object; null
+        where there are none) and ``text`` (null for a row; of a long line the first 64 KiB and its size).
         """
         return files(__package__).joinpath(f"{self.name}.sql").read_text(encoding="utf-8")
 

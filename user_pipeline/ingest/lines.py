@@ -27,7 +27,7 @@ MAX_QUOTED_BYTES = 2**20
 _BOM = b"\xef\xbb\xbf"
 _WHITE_SPACE = tuple(b" \t\r\n")
 _CSV_FIELD = rb'(?:"[^"]*(?:""[^"]*)*"|[^",\r\n]*)'
-_CSV_RECORD = re.compile(_CSV_FIELD + rb"(?:," + _CSV_FIELD + rb"){4}\r?\n?")
+_CSV_RECORD = re.compile(_CSV_FIELD + rb"(?:," + _CSV_FIELD + rb"){4,}\r?\n?")
 
 
 @dataclass(slots=True)

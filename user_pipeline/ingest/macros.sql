@@ -29,3 +29,11 @@ create or replace temp macro kept_line(t, size, broken) as replace(case
     try(decode(encode(t)[:65534])), try(decode(encode(t)[:65533]))
   ) || '… [' || size || ' bytes]'
 end, chr(0), '\x00');
+
+-- The fields of a CSV record that is known to be one, with their quotes. Each match begins with a comma: an empty one
+-- would not be told from the end of the field before it.
+create or replace temp macro csv_fields(t) as
+  regexp_extract_all(',' || rtrim(t, e'\r\n'), ',("(?:[^"]|"")*"|[^",\r\n]*)', 1);
+
+create or replace temp macro unquoted(field) as
+  case when starts_with(field, '"') then replace(field[2:-2], '""', '"') else field end;

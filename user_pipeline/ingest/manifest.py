@@ -28,8 +28,8 @@ from functools import cached_property
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from user_pipeline.ingest import commit
-from user_pipeline.ingest.entries import Entry, Failure, ObjectDay, Unfetched, object_id
+from user_pipeline.ingest import commit, drift
+from user_pipeline.ingest.entries import Entry, Failure, FurtherField, ObjectDay, Unfetched, object_id
 from user_pipeline.ingest.feeds import Feed
 from user_pipeline.ingest.look import Look
 from user_pipeline.ingest.rejects import create_rejects, replace_rejects
@@ -53,6 +53,8 @@ _TABLES = (
     "replaced_files",
     "announced_objects",
     "listings",
+    "further_fields",
+    "accepted_days",
 )
 _SCHEMA = "pipeline"
 
@@ -66,7 +68,7 @@ def create_manifest(transaction: "Transaction") -> None:
 def restore_manifest(transaction: "Transaction", lines: Iterator[Mapping[str, Any]]) -> None:
     """Bring the lines of a log into the manifest, which is made if it is missing."""
     create_manifest(transaction)
-    commit.restore_lines(transaction, lines)
+    commit.restore_lines(transaction, drift.restore_fields(transaction, lines))
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +305,7 @@ class Manifest:
         now: datetime,
         unfetched: Sequence[Unfetched] = (),
         gone: Sequence[str] = (),
+        further_fields: Sequence[FurtherField] = (),
     ) -> int:
         """Write what was read in the place of what was known of the same objects, in one transaction.
 
@@ -313,6 +316,7 @@ class Manifest:
             now: when that was.
             unfetched: what could not be fetched. What was known of such an object stays as it is.
             gone: what :meth:`Look.gone` found, to be forgotten unless someone has read it meanwhile.
+            further_fields: what the rows have beyond the feed's columns.
 
         Returns:
             the version.
@@ -328,13 +332,17 @@ class Manifest:
                 commit.replace_entries(transaction, self.feed, version)
             if unfetched:
                 commit.note_failures(transaction, self.feed, self._failures(transaction, unfetched, now), version)
+            if further_fields:
+                drift.note_fields(transaction, self.feed, further_fields, version)
             forgotten = commit.forget(transaction, self.feed, gone) if gone else []
             lines = commit.object_lines(transaction, f"o.feed = {self._name} and o.version = {version}")
             forgotten_lines = (
                 {"kind": commit.GONE, "feed": self.feed.name, "object_id": identifier} for identifier in forgotten
             )
+            new_fields = drift.field_lines(transaction, f"feed = {self._name} and version = {version}")
             header = {"asset": self._asset, "run_id": run_id}
-            write_log(self.registry.storage, self.registry.name, version, header, [*lines, *forgotten_lines])
+            told = [*lines, *forgotten_lines, *new_fields]
+            write_log(self.registry.storage, self.registry.name, version, header, told)
         return version
 
     @property

@@ -109,7 +109,7 @@ def _rows(connection: "duckdb.DuckDBPyConnection", current: list[tuple[str, str]
 
 
 def _no_rows(connection: "duckdb.DuckDBPyConnection", feed: Feed) -> "duckdb.DuckDBPyRelation":
-    columns = (*feed.columns, "source_object", "source_line")
+    columns = (*feed.columns, "source_object", "source_line", "rescued")
     return connection.sql(
         "select "
         + ", ".join(f"null::{_TYPES.get(column, 'varchar')} as {column}" for column in columns)

@@ -202,6 +202,7 @@ def read_new_objects(
                         run_id=run_id,
                         now=now,
                         unfetched=batch.unfetched,
+                        further_fields=batch.further_fields,
                     )
                     result.add(batch.entries)
                     failing = manifest.of([item.key for item in batch.unfetched])

@@ -25,7 +25,7 @@ from user_pipeline.warehouse.tables import exists
 _DAY = timedelta(days=1)
 _RAW = {
     feed.name: Shape(
-        (*feed.columns, "source_object", "source_line"),
+        (*feed.columns, "source_object", "source_line", "rescued"),
         ("source_object", "source_line"),
         ("source_object", "source_line"),
     )

@@ -1,9 +1,10 @@
 """Full refresh: tables of Postgres made from what the lake holds of them, not from the source."""
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from user_pipeline.ingest.feeds import FEEDS
+from user_pipeline.ingest.intake import restore_accepted
 from user_pipeline.ingest.manifest import Manifest, restore_manifest
 from user_pipeline.ingest.rejects import create_rejects, rejects_schema, replace_rejects
 from user_pipeline.lake.recover import NotEmptyError, is_empty
@@ -13,12 +14,13 @@ from user_pipeline.warehouse.incremental import refresh
 from user_pipeline.warehouse.tables import INCREMENTAL, create_marts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import pyarrow as pa
 
     from user_pipeline.engines.duckdb import Engine
     from user_pipeline.lake.lake import Lake
+    from user_pipeline.resources.postgres import Transaction
 
 
 def refresh_rejected_lines(lake: "Lake", engine: "Engine") -> int:
@@ -85,7 +87,7 @@ def recover(lake: "Lake", engine: "Engine") -> dict[str, int]:
         )
     filled = {}
     if lake.staging.name in new:
-        filled["commits to the staging database"] = recover_registry(lake.staging, restore_manifest)
+        filled["commits to the staging database"] = recover_registry(lake.staging, _restore)
         filled["rejected_lines"] = refresh_rejected_lines(lake, engine)
     if lake.analytics.name in new:
         filled["commits to the analytics database"] = recover_registry(lake.analytics)
@@ -103,3 +105,8 @@ def refresh_marts(lake: "Lake", engine: "Engine") -> dict[str, int]:
     with lake.analytics.database.transaction() as transaction:
         create_marts(transaction)
         return {table: refresh(transaction, engine, lake.storage, table) for table in INCREMENTAL}
+
+
+def _restore(transaction: "Transaction", lines: "Iterator[Mapping[str, Any]]") -> None:
+    """Bring back what lines of the logs of staging tell that is of no partition."""
+    restore_manifest(transaction, restore_accepted(transaction, lines))

@@ -7,10 +7,11 @@ import dagster as dg
 from user_pipeline.defs.check_results import result_of
 from user_pipeline.defs.ingest.data_versions import ingested_key
 from user_pipeline.errors import never_retried
+from user_pipeline.ingest.drift import tell_new
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
 from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.lake.lake import Lake
-from user_pipeline.masking import mask_key
+from user_pipeline.masking import mask_key, shorten
 
 
 def ingest_checks(feed: Feed) -> dg.AssetChecksDefinition:
@@ -29,13 +30,17 @@ def ingest_checks(feed: Feed) -> dg.AssetChecksDefinition:
             dg.AssetCheckSpec(
                 "no_broken_objects", asset=asset, description="Every object could be fetched, and read to its end."
             ),
+            dg.AssetCheckSpec(
+                "schema_drift", asset=asset, description="No row has keys or fields that no earlier run has told of."
+            ),
         ],
     )
-    def checks(lake: dg.ResourceParam[Lake]) -> Iterator[dg.AssetCheckResult]:
+    def checks(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]) -> Iterator[dg.AssetCheckResult]:
         with never_retried():
             manifest = Manifest(feed, lake.staging)
             yield every_line_accounted(manifest)
             yield no_broken_objects(manifest)
+            yield schema_drift(manifest, context.run.run_id)
 
     return checks
 
@@ -68,6 +73,26 @@ def no_broken_objects(manifest: Manifest) -> dg.AssetCheckResult:
             f"{entry.failure.retry_at:%Y-%m-%d %H:%M} UTC: {entry.failure.error}"
             for entry in entries
             if entry.failure
+        ],
+        warn=True,
+    )
+
+
+def schema_drift(manifest: Manifest, run_id: str) -> dg.AssetCheckResult:
+    """No row has a key or field that no run has told of before this one; each is told of once.
+
+    Raw keeps them in the column ``rescued``.
+    """
+    with manifest.registry.database.transaction() as transaction:
+        new = tell_new(transaction, manifest.feed, run_id)
+    kind = "column" if manifest.feed.quoted_newlines else "key"
+    return result_of(
+        "schema_drift",
+        f"ingested_{manifest.feed.name}",
+        [
+            f"new {kind} {shorten(field.name, 100)}: {field.lines} lines, first in "
+            f"{mask_key(field.source_object)}, line {field.source_line}"
+            for field in new
         ],
         warn=True,
     )

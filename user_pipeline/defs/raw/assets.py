@@ -17,6 +17,7 @@ from user_pipeline.lake.lake import Lake
 _WHERE_FROM = (
     ("source_object", "string", "Key of the object the row was delivered in."),
     ("source_line", "bigint", "Number of its line in that object, from 1."),
+    ("rescued", "string", "Further keys or fields of the line, a JSON object; null where there are none."),
 )
 
 

@@ -10,6 +10,7 @@ from user_pipeline.defs.check_results import evaluate_days, result_of, spec
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.errors import never_retried
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
+from user_pipeline.ingest.intake import accept, newly_read, volumes
 from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.lake.lake import Lake
 from user_pipeline.masking import mask_key
@@ -29,6 +30,17 @@ def raw_checks(feed: Feed) -> dg.AssetChecksDefinition:
                 "Not more than USER_PIPELINE_MAX_REJECT_SHARE of an object's lines are rejected.",
                 blocking=False,
             ),
+            spec(
+                asset,
+                "reject_share_of_day",
+                "Not more than USER_PIPELINE_BLOCK_REJECT_SHARE of the lines newly read for the day are rejected.",
+            ),
+            spec(
+                asset,
+                "volume",
+                "The day has rows, and from half to twice as many as the fourteen days before it at the median.",
+                blocking=False,
+            ),
         ],
     )
     def checks(
@@ -43,6 +55,8 @@ def raw_checks(feed: Feed) -> dg.AssetChecksDefinition:
                 lambda days: [
                     partition_complete(manifest, lake, engine, days),
                     reject_share(manifest, days, settings.current().max_reject_share),
+                    reject_share_of_day(manifest, days, settings.current().block_reject_share),
+                    volume(manifest, days),
                 ],
             )
 
@@ -75,6 +89,35 @@ def reject_share(manifest: Manifest, days: Sequence[date], limit: float) -> dg.A
         warn=True,
         limit=limit,
         greatest_share=max((entry.rejects / entry.lines for entry in entries), default=0.0),
+    )
+
+
+def reject_share_of_day(manifest: Manifest, days: Sequence[date], limit: float) -> dg.AssetCheckResult:
+    """Of the lines that were read for each day since it passed last, not more than a share were rejected.
+
+    What passes is accepted from then on: old rejects never block a day again.
+    """
+    read = newly_read(manifest, days)
+    over = [of for of in read if of.rejected > limit * of.lines]
+    accept(manifest, {of.day: of.as_of for of in read if of not in over})
+    return result_of(
+        "reject_share_of_day",
+        f"raw_{manifest.feed.name}",
+        [
+            f"{of.day}: {of.rejected} of {of.lines} newly read lines were rejected, {of.worst[1]} of them in "
+            f"{mask_key(of.worst[0])}"
+            for of in over
+        ],
+        limit=limit,
+        greatest_share=max((of.rejected / of.lines for of in read if of.lines), default=0.0),
+    )
+
+
+def volume(manifest: Manifest, days: Sequence[date]) -> dg.AssetCheckResult:
+    """Each day has from half to twice as many rows as the days before it; nothing is said in a feed's first week."""
+    problems = [found.problem for found in volumes(manifest, days)]
+    return result_of(
+        "volume", f"raw_{manifest.feed.name}", [problem for problem in problems if problem is not None], warn=True
     )
 
 
