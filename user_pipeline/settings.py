@@ -261,6 +261,9 @@ class Settings(BaseSettings):
     alert_webhook: Webhook | None = _setting(
         "USER_PIPELINE_ALERT_WEBHOOK_URL", "", "where failed runs and checks are posted, as Slack takes it; a secret"
     )
+    heartbeat: Webhook | None = _setting(
+        "USER_PIPELINE_HEARTBEAT_URL", "", "fetched after each successful daily run, a dead man's switch; a secret"
+    )
     ui_url: str | None = _setting(
         "USER_PIPELINE_UI_URL",
         "",
@@ -405,7 +408,7 @@ class Settings(BaseSettings):
             raise _SecretError(f"at least {_SHORTEST_KEY} characters, such as `openssl rand -hex 32` gives")
         return SecretStr(value) if value else None
 
-    @field_validator("alert_webhook", mode="before")
+    @field_validator("alert_webhook", "heartbeat", mode="before")
     @classmethod
     def _webhook(cls, value: str) -> Webhook | None:
         if value and not _is_http(value):

@@ -75,6 +75,7 @@ def platform(server: PasswordServer, tmp_path: Path, monkeypatch: pytest.MonkeyP
             "USER_PIPELINE_DATA_DIR": str(tmp_path / "data"),
             "USER_PIPELINE_SCRATCH_DIR": str(tmp_path / "scratch"),
             "USER_PIPELINE_ALERT_WEBHOOK_URL": f"http://u:{PLANTED['webhookuser']}@127.0.0.1:9/{PLANTED['webhook']}",
+            "USER_PIPELINE_HEARTBEAT_URL": f"http://127.0.0.1:9/beat/{PLANTED['webhook']}",
             "AWS_SECRET_ACCESS_KEY": PLANTED["awssecret"],
             "AWS_SESSION_TOKEN": PLANTED["awstoken"],
             "AWS_SSE_CUSTOMER_KEY_BASE64": SSE_KEY,

@@ -120,6 +120,7 @@ def test_the_health_checks_ask_the_web_server_under_a_name_it_answers_to() -> No
         ("AWS_SECRET_ACCESS_KEY", {"object-store", "code", *CLIENTS}),
         ("AWS_SESSION_TOKEN", {"code", *CLIENTS}),
         ("USER_PIPELINE_ALERT_WEBHOOK_URL", {"code"}),
+        ("USER_PIPELINE_HEARTBEAT_URL", {"code"}),
     ],
 )
 def test_a_secret_is_in_those_containers_that_use_it_and_in_no_other(secret: str, services: set[str]) -> None:

@@ -27,6 +27,9 @@ SECRETS = {
 """The files of docs/deploy.md that each secret is made of."""
 
 
+ALERTS = {"USER_PIPELINE_ALERT_WEBHOOK_URL", "USER_PIPELINE_HEARTBEAT_URL"}
+
+
 @pytest.fixture(scope="module")
 def pods(tmp_path_factory: pytest.TempPathFactory) -> dict[str, V1PodSpec]:
     """The pods of the services and of a run, as Kubernetes is asked for them."""
@@ -117,7 +120,7 @@ def test_a_secret_is_in_those_pods_that_use_it_and_in_no_other(pods: dict[str, V
     }
     assert entries("user-pipeline-staging") == {"USER_PIPELINE_STAGING_URL"}
     assert entries("user-pipeline-analytics") == {"USER_PIPELINE_ANALYTICS_URL"}
-    assert entries("user-pipeline-alerts") == {"USER_PIPELINE_ALERT_WEBHOOK_URL"}
+    assert entries("user-pipeline-alerts") == ALERTS
     # Who has no webhook makes no secret of it.
     optional = [source.secret_ref for source in pods["code"].containers[0].env_from if source.secret_ref.optional]
     assert [reference.name for reference in optional] == ["user-pipeline-alerts"]
@@ -137,7 +140,7 @@ def test_every_setting_reaches_the_pods_that_use_it(pods: dict[str, V1PodSpec], 
         in_secrets = set().union(*(entries(secret) for secret in secrets(pods[name])))
         assert not in_secrets & set(values_of(pods[name])), "in the open and in a secret"
         given[name] = in_secrets | set(values_of(pods[name]))
-    assert wanted - given["run"] == {"USER_PIPELINE_ALERT_WEBHOOK_URL"}
+    assert wanted - given["run"] == ALERTS
     assert wanted - given["code"] == entries("user-pipeline-analytics")
     assert {"AWS_SERVER_SIDE_ENCRYPTION", "AWS_SSE_KMS_KEY_ID", "AWS_SSE_BUCKET_KEY_ENABLED"} <= given["run"]
     # What is shown in the open is what holds without it.

@@ -186,23 +186,33 @@ def post(webhook: Webhook, body: dict[str, Any]) -> str | None:
 
     It is sent again only while it cannot have been taken: the connection failed, or the answer is 429 or 5xx.
     """
+    return _send(webhook, json.dumps(body).encode())
+
+
+def fetch(url: Webhook) -> str | None:
+    """Ask for a url and let go of the answer; otherwise like :func:`post`."""
+    return _send(url, None)
+
+
+def _send(webhook: Webhook, content: bytes | None) -> str | None:
+    """Post some JSON, or ask for the url if there is none."""
     outcome: list[str | None] = []
     deadline = time.monotonic() + _PATIENCE
     # In a thread that can be left alone: a timeout is for each read, and a server may drip for hours.
-    thread = threading.Thread(target=lambda: outcome.append(_post(webhook, body, deadline)), daemon=True)
+    thread = threading.Thread(target=lambda: outcome.append(_try_to_send(webhook, content, deadline)), daemon=True)
     thread.start()
     thread.join(_PATIENCE)
     return outcome[0] if outcome else f"no whole answer within {_PATIENCE:g} seconds; it may have arrived"
 
 
-def _post(webhook: Webhook, body: dict[str, Any], deadline: float) -> str | None:
-    content = json.dumps(body).encode()
+def _try_to_send(webhook: Webhook, content: bytes | None, deadline: float) -> str | None:
     problem: str | None = None
     for pause in (0.0, *_PAUSES):
         if time.monotonic() + pause >= deadline:
             break
         time.sleep(pause)
-        request = Request(webhook.url.get_secret_value(), content, {"Content-Type": "application/json"}, method="POST")  # noqa: S310 - http(s) only
+        headers = {} if content is None else {"Content-Type": "application/json"}
+        request = Request(webhook.url.get_secret_value(), content, headers)  # noqa: S310 - http(s) only
         try:
             # Checked to be http when it was read.
             with build_opener(_NoRedirects).open(request, timeout=_TIMEOUT):
