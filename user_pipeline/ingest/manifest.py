@@ -23,7 +23,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from functools import cached_property
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -274,9 +274,14 @@ class Manifest:
         return list(self._entries("o.lines <> o.rows + o.rejects + o.blank + o.header"))
 
     def with_rejects(self, days: Sequence[date]) -> Iterator[Entry]:
-        """The objects that lost lines, and brought rows for some of these days or none at all."""
+        """The objects that lost lines and brought rows for some of these days; or none at all, and were written then.
+
+        Written then is on one of the days or on the day after it: what brings no row has no other day.
+        """
         brought = f"exists (select from pipeline.ingested_days b where {_BROUGHT} and {_among(days, 'b.day')})"
-        return self._entries(f"o.rejects > 0 and (o.rows = 0 or {brought})")
+        around = [*days, *(day + timedelta(days=1) for day in days)]
+        written = _among(around, "(o.last_modified at time zone 'UTC')::date")
+        return self._entries(f"o.rejects > 0 and ({brought} or o.rows = 0 and {written})")
 
     def unread(self) -> Iterator[Entry]:
         """The objects that could not be fetched, or not be read to their end."""

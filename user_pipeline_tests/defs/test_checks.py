@@ -1,7 +1,8 @@
 """The asset checks: quiet while all is well, and each loud, naming the offender, for a fault that is really there."""
 
+import os
 from collections.abc import Sequence
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 import dagster as dg
@@ -160,6 +161,9 @@ def test_an_object_with_too_many_rejects_is_named_and_stops_nothing(full: Platfo
     full.put_views("PageViews/bad.json", [*[view(f"{DAYS[0]}T00:00:00")] * 9, "broken", "{}"])
     full.put_views("PageViews/all bad.json", ["broken"])
     full.put_views("PageViews/other day.json", [view(f"{DAYS[2]}T00:00:00"), "broken"])
+    full.put_views("PageViews/all bad, delivered another day.json", ["broken"])
+    delivered = datetime(2017, 4, 2, 5, tzinfo=UTC).timestamp()
+    os.utime(full.root / "source/PageViews/all bad.json", (delivered, delivered))
     result = run(full, DAYS[0])
     assert result.success
     share = evaluations(result)["raw_page_views", "reject_share"]

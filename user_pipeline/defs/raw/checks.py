@@ -79,7 +79,10 @@ def partition_complete(manifest: Manifest, lake: Lake, engine: Engine, days: Seq
 
 
 def reject_share(manifest: Manifest, days: Sequence[date], limit: float) -> dg.AssetCheckResult:
-    """No object that brought rows for these days, or no row at all, lost more than a share of its lines."""
+    """No object of these days lost more than a share of its lines.
+
+    Those that brought no row at all are of the days they were delivered on, and of the days before these.
+    """
     entries = list(manifest.with_rejects(days))
     over = [entry for entry in entries if entry.rejects > limit * entry.lines]
     return result_of(
