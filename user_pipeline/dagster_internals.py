@@ -21,12 +21,18 @@ from dagster._core.errors import (
     DagsterUserCodeUnreachableError,
 )
 
+# The evaluations of a check for one partition, to tell what is news in an alert. Waits for a query of DagsterInstance.
+from dagster._core.event_api import PartitionKeyFilter
+
 # A class for `instance_class` of dagster.yaml, Dagster's documented way to put code in front of every process, needs
 # the defaults that the plain instance has. Waits for a default implementation in DagsterInstance.
 from dagster._core.instance.ref import InstanceRef
 
 # What a run launcher answers to run monitoring. Custom run launchers are documented; these types are not exported.
 from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
+
+# The same: only evaluations that have ended are asked for.
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 # The tags of a run that say its partition or range, and what becomes of a failed run. They are documented as strings.
 from dagster._core.storage.tags import (
@@ -83,6 +89,7 @@ __all__ = [
     "PARTITION_NAME_TAG",
     "RETRY_FAILED_MESSAGE",
     "WILL_RETRY_TAG",
+    "AssetCheckExecutionRecordStatus",
     "CanCancelExecutionRequest",
     "CanCancelExecutionResult",
     "CheckRunHealthResult",
@@ -93,6 +100,7 @@ __all__ = [
     "DefaultRunLauncher",
     "InstanceRef",
     "LocalComputeLogManager",
+    "PartitionKeyFilter",
     "UserConfigSchema",
     "WorkerStatus",
     "deserialize_value",

@@ -246,3 +246,18 @@ def test_the_latest_tags_of_many_partitions_are_one_query() -> None:
         asset_partitions=["2017-04-01"],
     )
     assert found == {}, "user_pipeline/defs/ingest/data_versions.py asks for it"
+
+
+def test_the_evaluations_of_a_check_can_be_asked_for_by_partition() -> None:
+    has(internal("AssetCheckExecutionRecordStatus"), "SUCCEEDED", "FAILED", user="defs/automation/faults.py")
+    takes(internal("PartitionKeyFilter"), key=None, user="defs/automation/faults.py")
+    with dg.DagsterInstance.ephemeral() as instance:
+        takes(
+            instance.event_log_storage.get_asset_check_execution_history,
+            dg.AssetCheckKey(dg.AssetKey("a"), "b"),
+            limit=1,
+            cursor=None,
+            status=None,
+            partition_filter=None,
+            user="defs/automation/faults.py",
+        )

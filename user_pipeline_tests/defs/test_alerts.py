@@ -161,6 +161,59 @@ def test_a_run_of_many_failures_is_one_alert_that_names_the_first_ones(
     assert len(text) < 4000
 
 
+def test_a_fault_has_one_alert_until_it_is_mended_and_a_message_then(
+    alerting: Platform, hook: Hook, instance: dg.DagsterInstance
+) -> None:
+    alerting.put_views("PageViews/a", [*[view("2017-04-01T10:00:00", f"/{n}") for n in range(8)], "broken"])
+
+    def run(day: str) -> None:
+        alert(alerting.materialize(day, select="group:raw", instance=instance), instance)
+
+    told = "*Asset:* raw_page_views\n*Check:* reject_share warns for 2017-04-01\n```PageViews/a: "
+    run("2017-04-01")
+    [text] = hook.texts()
+    assert text.startswith(":warning: *test_job* succeeded, but checks failed\n*Partition:* 2017-04-01\n" + told)
+    run("2017-04-01")
+    # It says nothing of another day, and another day nothing of it.
+    run("2017-04-02")
+    run("2017-04-01")
+    assert len(hook.texts()) == 1
+    alerting.put_views("PageViews/a", [*[view("2017-04-01T10:00:00", f"/{n}") for n in range(8)], "broken", "{}"])
+    run("2017-04-01")
+    assert told + "2 of 10 lines" in hook.texts()[1]
+    alerting.put_views("PageViews/a", [view("2017-04-01T10:00:00", f"/{n}") for n in range(8)])
+    run("2017-04-01")
+    run("2017-04-01")
+    [mended] = [text.partition("<")[0] for text in hook.texts()[2:]]
+    assert mended == (
+        ":white_check_mark: *test_job*: checks pass again\n*Partition:* 2017-04-01\n"
+        "*Mended:* reject_share of raw_page_views for 2017-04-01\n"
+    )
+
+
+def test_a_run_that_fails_for_what_was_told_of_has_no_further_alert(
+    alerting: Platform, hook: Hook, instance: dg.DagsterInstance
+) -> None:
+    alerting.put_views("PageViews/a", [view("2017-04-01T10:00:00"), "broken", "broken"])
+    for _ in range(2):
+        result = alerting.materialize("2017-04-01", select="group:raw", raise_on_error=False, instance=instance)
+        assert not result.success
+        alert(result, instance)
+    [text] = hook.texts()
+    assert "*Check:* reject_share_of_day failed for 2017-04-01" in text
+    assert "*Error:*" not in text
+
+
+def test_a_new_key_of_a_feed_is_news_and_nothing_to_mend(
+    alerting: Platform, hook: Hook, instance: dg.DagsterInstance
+) -> None:
+    alerting.put_views("PageViews/a", [view("2017-04-01T10:00:00", more=1)])
+    for _ in range(2):
+        alert(alerting.materialize("2017-04-01", select="group:raw", instance=instance), instance)
+    [text] = hook.texts()
+    assert "*Check:* schema_drift warns\n```new key more: 1 lines, first in PageViews/a, line 1```" in text
+
+
 def test_a_failed_blocking_check_is_told_of_once_and_not_as_a_step(
     alerting: Platform, hook: Hook, instance: dg.DagsterInstance
 ) -> None:

@@ -1,14 +1,15 @@
 """Alerts: a message to a webhook for each run that fails, and for each that succeeds with failed checks.
 
 The message is the JSON of a Slack incoming webhook, which Mattermost, Rocket.Chat, Discord (``…/slack``) and others
-take as well. A run has one alert however many of its steps and checks fail. What cannot be delivered is logged and let
+take as well. A run has one alert however many of its steps and checks fail, and a failed check one until it passes
+again or fails for another reason. What cannot be delivered is logged and let
 go: an alert never fails a tick, holds up the next one, or repeats what may have arrived.
 """
 
 import json
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from http import HTTPStatus
 from http.client import HTTPException
 from typing import Any
@@ -22,6 +23,7 @@ from user_pipeline.dagster_internals import (
     DagsterAssetCheckFailedError,
     DagsterExecutionStepExecutionError,
 )
+from user_pipeline.defs.automation.faults import news
 from user_pipeline.defs.common import partition_range
 from user_pipeline.masking import mask
 from user_pipeline.settings import Settings, Webhook
@@ -34,7 +36,6 @@ _PAUSES = (0.5, 1.5)
 _SHOWN = 5
 """How many failed steps, and how many failed checks, an alert names."""
 _LONGEST_REASON = 600
-_PAGE = 1000
 
 _DEFAULT_STATUS = dg.DefaultSensorStatus.RUNNING if settings.current().alert_webhook else dg.DefaultSensorStatus.STOPPED
 
@@ -45,21 +46,31 @@ _DEFAULT_STATUS = dg.DefaultSensorStatus.RUNNING if settings.current().alert_web
     "Off while that is unset.",
 )
 def failed_runs(context: dg.RunFailureSensorContext) -> None:
-    """One alert for a failed run."""
-    checks = _failed_checks(context.instance, context.dagster_run.run_id)
-    _alert(context, f":red_circle: *{context.dagster_run.job_name}* failed", [*_failures(context), *_lines(checks)])
+    """One alert for a failed run, unless all that failed are checks which were told of before."""
+    found = news(context.instance, context.dagster_run.run_id)
+    failures = list(_failures(context))
+    if failures or found:
+        title = f":red_circle: *{context.dagster_run.job_name}* failed"
+        _alert(context, title, [*failures, *_lines(found.failed), *_mended(found.mended)])
+    else:
+        context.log.info("run %s: no alert, its failed checks were told of before", context.dagster_run.run_id)
 
 
 @dg.run_status_sensor(
     run_status=dg.DagsterRunStatus.SUCCESS,
     default_status=_DEFAULT_STATUS,
-    description="Posts every run that succeeds although checks fail, warnings included, to "
-    "USER_PIPELINE_ALERT_WEBHOOK_URL. Off while that is unset.",
+    description="Posts every run that succeeds although checks fail, warnings included, or in which checks pass that "
+    "failed before, to USER_PIPELINE_ALERT_WEBHOOK_URL. What was told is not told again. Off while that is unset.",
 )
 def failed_checks(context: dg.RunStatusSensorContext) -> None:
-    """One alert for a run that succeeded with failed checks."""
-    if checks := _failed_checks(context.instance, context.dagster_run.run_id):
-        _alert(context, f":warning: *{context.dagster_run.job_name}* succeeded, but checks failed", _lines(checks))
+    """One alert for a run that succeeded, if its checks say what those of earlier runs did not."""
+    job = context.dagster_run.job_name
+    found = news(context.instance, context.dagster_run.run_id)
+    if found.failed:
+        title = f":warning: *{job}* succeeded, but checks failed"
+        _alert(context, title, [*_lines(found.failed), *_mended(found.mended)])
+    elif found.mended:
+        _alert(context, f":white_check_mark: *{job}*: checks pass again", _mended(found.mended))
 
 
 def _alert(context: dg.RunStatusSensorContext, title: str, lines: Iterable[str]) -> None:
@@ -144,36 +155,40 @@ def _verbatim(text: str) -> str:
     return "```" + _shortened(text).replace("`", "'") + "```"
 
 
-def _failed_checks(instance: dg.DagsterInstance, run_id: str) -> list[dg.AssetCheckEvaluation]:
-    """The failed evaluations of a run, read a page at a time."""
-    failed: list[dg.AssetCheckEvaluation] = []
-    cursor, more = None, True
-    while more:
-        page = instance.get_records_for_run(
-            run_id, cursor=cursor, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION, limit=_PAGE
-        )
-        for record in page.records:
-            event = record.event_log_entry.dagster_event
-            if event is not None and not event.asset_check_evaluation_data.passed:
-                failed.append(event.asset_check_evaluation_data)
-        cursor, more = page.cursor, page.has_more
-    return failed
-
-
-def _lines(failed: list[dg.AssetCheckEvaluation]) -> Iterator[str]:
+def _lines(failed: Sequence[dg.AssetCheckEvaluation]) -> Iterator[str]:
     """Each check once, with the days it failed for; a run of several days evaluates it for each and for all."""
-    checks: dict[tuple[str, str], list[dg.AssetCheckEvaluation]] = {}
-    for evaluation in failed:
-        checks.setdefault((evaluation.asset_key.to_user_string(), evaluation.check_name), []).append(evaluation)
+    checks = _by_check(failed)
     for (asset, name), evaluations in list(checks.items())[:_SHOWN]:
         warning = all(evaluation.severity == dg.AssetCheckSeverity.WARN for evaluation in evaluations)
-        days = sorted({evaluation.partition for evaluation in evaluations if evaluation.partition})
         yield f"*Asset:* {asset}"
-        yield f"*Check:* {name} {'warns' if warning else 'failed'}" + (f" for {_enumerated(days)}" if days else "")
+        yield f"*Check:* {name} {'warns' if warning else 'failed'}{_days(evaluations)}"
         if description := next((e.description for e in evaluations if e.description), None):
             yield _verbatim(description)
     if len(checks) > _SHOWN:
         yield f"and {len(checks) - _SHOWN} more checks"
+
+
+def _mended(passed: Sequence[dg.AssetCheckEvaluation]) -> Iterator[str]:
+    """Each check that passes again, with its days."""
+    checks = _by_check(passed)
+    for (asset, name), evaluations in list(checks.items())[:_SHOWN]:
+        yield f"*Mended:* {name} of {asset}{_days(evaluations)}"
+    if len(checks) > _SHOWN:
+        yield f"and {len(checks) - _SHOWN} more checks that pass again"
+
+
+def _by_check(
+    evaluations: Sequence[dg.AssetCheckEvaluation],
+) -> dict[tuple[str, str], list[dg.AssetCheckEvaluation]]:
+    checks: dict[tuple[str, str], list[dg.AssetCheckEvaluation]] = {}
+    for evaluation in evaluations:
+        checks.setdefault((evaluation.asset_key.to_user_string(), evaluation.check_name), []).append(evaluation)
+    return checks
+
+
+def _days(evaluations: Sequence[dg.AssetCheckEvaluation]) -> str:
+    days = sorted({evaluation.partition for evaluation in evaluations if evaluation.partition})
+    return f" for {_enumerated(days)}" if days else ""
 
 
 def _enumerated(days: list[str]) -> str:
