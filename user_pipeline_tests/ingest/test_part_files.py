@@ -76,7 +76,7 @@ def test_a_day_without_rows_has_a_file_with_its_columns(platform: Platform) -> N
     with platform.engine() as engine:
         [file] = platform.lake.fetch(engine, platform.lake.staging, "raw_page_views", [FIRST])[FIRST]
         assert engine.read([file]).collect_schema().names() == [
-            "ts", "url", "environment", "user_id", "source_object", "source_line",
+            "ts", "url", "environment", "user_id", "source_object", "source_line", "rescued",
         ]  # fmt: skip
 
 
