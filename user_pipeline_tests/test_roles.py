@@ -309,8 +309,9 @@ def test_the_command_makes_tables_and_a_writer_without_them_is_told_of_it(
     command = [str(Path(sys.executable).with_name("user-pipeline")), "init-databases"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == (
-        "USER_PIPELINE_STAGING_URL: ingested_days, ingested_objects, lake, lake_commits, lake_files, lake_partitions, "
-        "page_views, rejected_lines, replaced_files, user_updates\n"
+        "USER_PIPELINE_STAGING_URL: accepted_days, announced_objects, further_fields, ingested_days, ingested_objects, "
+        "lake, lake_commits, lake_files, lake_partitions, listings, page_views, rejected_lines, replaced_files, "
+        "user_updates\n"
         "USER_PIPELINE_ANALYTICS_URL: lake, lake_commits, lake_files, lake_partitions, page_recommendations, "
         "page_recommendations_because, page_recommendations_day, popular_pages, popular_pages_day, "
         "recommendation_parameters, recommendation_parameters_day, recommendation_quality, related_pages, "

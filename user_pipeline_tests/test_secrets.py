@@ -74,6 +74,8 @@ def platform(server: PasswordServer, tmp_path: Path, monkeypatch: pytest.MonkeyP
             "DAGSTER_POSTGRES_URL": server.url("dagster", "dagster", PASSWORDS["dagster"]),
             "USER_PIPELINE_DATA_DIR": str(tmp_path / "data"),
             "USER_PIPELINE_SCRATCH_DIR": str(tmp_path / "scratch"),
+            # Its few lines are mostly rejected ones.
+            "USER_PIPELINE_BLOCK_REJECT_SHARE": "1",
             "USER_PIPELINE_ALERT_WEBHOOK_URL": f"http://u:{PLANTED['webhookuser']}@127.0.0.1:9/{PLANTED['webhook']}",
             "USER_PIPELINE_HEARTBEAT_URL": f"http://127.0.0.1:9/beat/{PLANTED['webhook']}",
             "AWS_SECRET_ACCESS_KEY": PLANTED["awssecret"],
