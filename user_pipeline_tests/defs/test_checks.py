@@ -324,7 +324,7 @@ def test_a_later_update_of_another_day_is_no_fault(full: Platform) -> None:
 
 def test_many_offenders_are_counted_and_the_first_named(full: Platform) -> None:
     for number in range(30):
-        full.put_views(f"PageViews/bad{number:02}", ["broken"])
+        full.put_views(f"PageViews/bad{number:02}", [view(f"{DAYS[0]}T00:00:00"), "broken"])
     run(full, DAYS[0], select="raw_page_views")
     found = check_alone("raw_page_views", DAYS[0])["reject_share"]
     assert str(found.description).endswith("; and 10 more")
