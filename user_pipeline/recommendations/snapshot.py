@@ -234,6 +234,5 @@ def _named(part: "Recommendations", views: "Interactions", history: "History") -
 
 
 def _there(column: "NDArray[Any] | None") -> "NDArray[Any]":
-    # All columns are there: they were asked for.
-    assert column is not None  # noqa: S101
+    assert column is not None  # noqa: S101 - all columns are there: they were asked for
     return column

@@ -407,7 +407,7 @@ class _ServerUser:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, *command: str | Path, **options: Any) -> None:  # noqa: ANN401 - subprocess.run's
-        subprocess.run(  # noqa: S603
+        subprocess.run(  # noqa: S603 - a program of the wheel, without a shell
             [*self.prefix, *command],
             **self.options,
             **options,
