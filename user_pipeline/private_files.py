@@ -7,7 +7,7 @@ from stat import S_IMODE
 
 from user_pipeline import settings
 
-_OURS = frozenset({"source", "lake", "postgres", "dagster", "demo.log"})
+_OURS = frozenset({"source", "lake", "postgres", "dagster", "demo.log", ".env"})
 """What the platform keeps in USER_PIPELINE_DATA_DIR."""
 
 

@@ -1,5 +1,7 @@
 """Every setting of the platform: read from the environment once, checked, and typed.
 
+What is unset there may be in the file ``.env`` of the data directory, such as the start date that the demo chose.
+
 A wrong value raises :class:`SettingsError`, which names the variable, the value (never a password)
 and what would be right. Nothing here connects to anything.
 """
@@ -48,8 +50,8 @@ class SettingsError(ValueError):
         variables: their variables.
     """
 
-    def __init__(self, wrong: Sequence[ErrorDetails]) -> None:
-        super().__init__("\n".join(map(_line, wrong)))
+    def __init__(self, wrong: Sequence[ErrorDetails], origins: Mapping[str, Path] | None = None) -> None:
+        super().__init__("\n".join(_line(error, (origins or {}).get(str(error["loc"][0]))) for error in wrong))
         self.variables = tuple(str(error["loc"][0]) for error in wrong)
 
 
@@ -274,21 +276,25 @@ class Settings(BaseSettings):
     )
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
+    def from_environment(cls, environment: Mapping[str, str] = os.environ, file: Path | None = None) -> "Settings":
         """Read and check every setting.
 
         Args:
             environment: variables by name; an empty value counts as unset.
+            file: lines ``NAME=value`` for variables that are unset in the environment; it may be missing.
 
         Raises:
             SettingsError: values cannot be used.
         """
         source = EnvSettingsSource(cls)
-        source.env_vars = {name: stripped for name, value in environment.items() if (stripped := value.strip())}
+        set_here = {name: stripped for name, value in environment.items() if (stripped := value.strip())}
+        pinned = {name: value for name, value in _pinned(file).items() if name not in set_here}
+        source.env_vars = pinned | set_here
         try:
             return cls(**source())
         except ValidationError as error:
-            raise SettingsError(error.errors(include_url=False)) from None
+            origins = dict.fromkeys(pinned, file) if file else {}
+            raise SettingsError(error.errors(include_url=False), origins) from None
 
     @classmethod
     def settings_customise_sources(
@@ -448,8 +454,21 @@ class Settings(BaseSettings):
 
 @cache
 def current() -> Settings:
-    """The settings of this process, read from its environment the first time they are asked for."""
-    return Settings.from_environment()
+    """The settings of this process, read the first time they are asked for.
+
+    They come from its environment, and what is unset there from the file ``.env`` in the data directory.
+
+    Raises:
+        SettingsError: values cannot be used.
+    """
+    return Settings.from_environment(file=env_file())
+
+
+def env_file(environment: Mapping[str, str] = os.environ) -> Path:
+    """The file ``.env`` in the data directory that the environment names."""
+    variable = variable_of("data_dir")
+    directory = environment.get(variable, "").strip() or Settings.model_fields["data_dir"].default
+    return Path(directory).expanduser().absolute() / ".env"
 
 
 def variable_of(field: str) -> str:
@@ -476,10 +495,25 @@ def host(text: str) -> str | None:
         return text if _HOST.fullmatch(text) else None
 
 
-def _line(wrong: ErrorDetails) -> str:
+def _line(wrong: ErrorDetails, origin: Path | None) -> str:
     expected = wrong["ctx"]["error"]
     shown = "***" if isinstance(expected, _SecretError) else hide_password(wrong["input"])
-    return f"{wrong['loc'][0]}={shown!r} cannot be used: expected {expected}."
+    where = f" in {origin}" if origin else ""
+    return f"{wrong['loc'][0]}={shown!r}{where} cannot be used: expected {expected}."
+
+
+def _pinned(file: Path | None) -> dict[str, str]:
+    """What a file sets; the data directory is where it lies, and cannot be set in it."""
+    if file is None or not file.is_file():
+        return {}
+    from dotenv import dotenv_values
+
+    values = dotenv_values(file, interpolate=False)
+    return {
+        name: stripped
+        for name, value in values.items()
+        if (stripped := (value or "").strip()) and name != variable_of("data_dir")
+    }
 
 
 def _is_http(value: str) -> bool:

@@ -6,11 +6,13 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -19,56 +21,59 @@ from user_pipeline.engines.duckdb import Engine
 from user_pipeline.ingest.feeds import FEEDS, REASONS
 from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.lake.lake import Lake
-from user_pipeline.lake.transfer import export_path
 from user_pipeline.reconcile.accounts import account_days
 from user_pipeline.resources.postgres import Databases, Postgres
 from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.settings import Settings
 
+WIDTH = 100
+"""Characters of a line."""
 _STEP = re.compile(r" - (?P<step>\w+) - STEP_(?P<state>START|SUCCESS|FAILURE) - ")
 
 
 def run_demo(settings: Settings, days: int) -> None:
     """Materialize the days through Dagster and show the accounting, the tables and where to look next.
 
+    Args:
+        settings: where everything is.
+        days: how many, from the start date on.
+
     Raises:
         click.ClickException: the run failed; the message names its log.
     """
-    # Wide enough for the tables when the output is no terminal.
-    console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
+    # Where the output is no terminal its width is unknown: what is shown fits this one.
+    console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
     wanted = [settings.start_date + timedelta(days=number) for number in range(days)]
     _materialize(console, settings, wanted)
     databases = Databases(settings)
     try:
+        lake = Lake(ObjectStorage(settings), databases)
+        _show_objects(console, lake)
         with Engine(settings) as engine:
-            _show_objects(console, Lake(ObjectStorage(settings), databases))
-            _show_days(console, Lake(ObjectStorage(settings), databases), engine, wanted)
-        _show_report(console, ObjectStorage(settings), wanted[-1])
-        _show_rows(console, databases.analytics, "select * from user_page_views order by user_id, url limit 5")
-        _show_rows(console, databases.analytics, "select * from page_recommendations limit 3")
+            _show_days(console, lake, engine, wanted)
+        _show_rows(console, databases.analytics, "user_page_views", "user_id, url", 4)
+        _show_rows(console, databases.analytics, "page_recommendations", "user_id, rank", 3)
     finally:
         databases.close()
-    console.print("\nAs CSV, for each of the days:")
-    for table in ("user_page_views", "page_recommendations"):
-        console.print("  " + ObjectStorage(settings).lake_url(export_path(table, str(wanted[-1]))), soft_wrap=True)
     # As it was called: without an activated environment it is .venv/bin/user-pipeline.
     program = sys.argv[0] if Path(sys.argv[0]).name == "user-pipeline" else "user-pipeline"
     program = os.path.relpath(program) if Path(program).is_absolute() else program
-    console.print(
-        f"\nThe UI:         {program} up, then http://127.0.0.1:3000"
-        f"\nQuery:          {program} psql -c 'select * from page_recommendations limit 3'"
-        f"\nRejected lines: {program} psql staging -c 'select * from rejected_lines limit 3'"
-        f"\nStop Postgres:  {program} down",
-        soft_wrap=True,
-    )
+    for command, meaning in (
+        (f"{program} up", "the Dagster UI on http://127.0.0.1:3000"),
+        (f"{program} psql -c 'select * from page_recommendations limit 9'", "query"),
+        (f"{program} down", "stop Postgres; the data stay"),
+    ):
+        console.print(f"{command:<72}  [dim]# {meaning}[/dim]", soft_wrap=True)
 
 
 def _materialize(console: Console, settings: Settings, days: Sequence[date]) -> None:
     command = [
-        "dagster", "asset", "materialize", "-m", "user_pipeline.definitions",
-        "--select", "*", "--partition-range", f"{days[0]}...{days[-1]}",
+        "dagster", "asset", "materialize", "-m", "user_pipeline.definitions", "--select", "*",
+        "--partition-range", f"{days[0]}...{days[-1]}",
+        # Without it a range has the recommendations of its last day alone, and no quality to plot.
+        "--config-json", '{"ops": {"page_recommendations": {"config": {"all_days": true}}}}',
     ]  # fmt: skip
-    console.print(f"\n$ {shlex.join(command)}", soft_wrap=True)
+    console.print(f"\n$ {shlex.join(command[:7])} \\\n    {shlex.join(command[7:])}", soft_wrap=True, markup=False)
     log = settings.data_dir / "demo.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
@@ -91,7 +96,7 @@ def _materialize(console: Console, settings: Settings, days: Sequence[date]) -> 
         reasons = dict.fromkeys(line for line in lines if "Failure: " in line or "Error: " in line)
         raise click.ClickException("\n".join(["the run failed", *reasons, f"The whole log is in {log}."]))
     took = time.monotonic() - started
-    console.print(f"{len(days)} days in {took:.0f} s, all checks included; log in {log}", soft_wrap=True)
+    console.print(f"{len(days)} days in {took:.0f} s with all checks; the log is {_short(log)}", soft_wrap=True)
 
 
 def _count_steps() -> int:
@@ -111,44 +116,59 @@ def _follow(log: Path, position: int, progress: Progress, task: TaskID) -> int:
     return position
 
 
+def _short(path: Path) -> str:
+    """A path as it is typed here."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith(os.pardir) else relative
+
+
+def _table(title: str, *columns: str, words: Collection[str] = ()) -> Table:
+    """A table of few lines; columns of ``words`` begin at the left, numbers end at the right."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="left" if name in words else "right", no_wrap=True)
+    return table
+
+
 def _show_objects(console: Console, lake: Lake) -> None:
-    table = Table(title="Lines of all objects: lines = rows + rejected + blank + header", title_justify="left")
-    for name in ("feed", "objects", "lines", "rows", "rejected", "blank", "header", "why rejected"):
-        table.add_column(name, justify="left" if name in ("feed", "why rejected") else "right")
+    table = _table(
+        "No line is lost: lines of all objects = rows + rejected + blank + header",
+        "feed", "objects", "lines", "rows", "rejected", "blank", "header", "rejected most for",
+        words=("feed", "rejected most for"),
+    )  # fmt: skip
     for feed in FEEDS:
         manifest = Manifest(feed, lake.staging)
-        account, reasons = manifest.account(), manifest.reasons()
+        account, reasons = manifest.account(), Counter(manifest.reasons())
         numbers = [account[name] for name in ("objects", "lines", "rows", "rejected", "blank", "header")]
-        why = ", ".join(f"{reasons[reason]} {reason}" for reason in REASONS if reason in reasons)
-        table.add_row(feed.name, *(f"{number:,}" for number in numbers), why)
+        # Ties in the order in which reasons are documented.
+        most = sorted(reasons, key=lambda reason: (-reasons[reason], REASONS.index(reason)))[:2]
+        table.add_row(feed.name, *(f"{number:,}" for number in numbers), ", ".join(most))
     console.print()
     console.print(table)
 
 
 def _show_days(console: Console, lake: Lake, engine: Engine, days: Sequence[date]) -> None:
-    table = Table(title="Rows of each day: raw = cleaned + duplicates + other environments", title_justify="left")
-    for name in ("feed", "day", "raw", "cleaned", "duplicates", "other environments"):
-        table.add_column(name, justify="left" if name in ("feed", "day") else "right")
+    table = _table(
+        f"No row is lost: raw rows of {len(days)} days = cleaned + duplicates + other environments",
+        "feed", "raw", "cleaned", "duplicates", "other environments",
+        words=("feed",),
+    )  # fmt: skip
     for feed in FEEDS:
+        total = Counter[str]()
         for account in account_days(feed, lake, engine, days):
-            numbers = (account.raw, account.cleaned, account.duplicates, account.other_environments)
-            table.add_row(feed.name, str(account.day), *(f"{number:,}" for number in numbers))
-        table.add_section()
+            for name in ("raw", "cleaned", "duplicates", "other_environments"):
+                total[name] += getattr(account, name)
+        table.add_row(feed.name, *(f"{number:,}" for number in total.values()))
     console.print(table)
 
 
-def _show_report(console: Console, storage: ObjectStorage, day: date) -> None:
-    path = f"fake_users/date={day}/users_report.txt"
-    console.print(f"{storage.lake_url(path)}:", soft_wrap=True)
-    console.print(bytes(storage.lake.get(path).bytes()).decode(), markup=False, style="dim")
-
-
-def _show_rows(console: Console, analytics: Postgres, sql: str) -> None:
-    with analytics.query(sql) as reader:
-        rows = reader.read_all()
-    table = Table(title=sql, title_justify="left")
-    for name in rows.column_names:
-        table.add_column(name)
-    for row in rows.to_pylist():
+def _show_rows(console: Console, analytics: Postgres, name: str, order: str, rows: int) -> None:
+    """The first rows of a table, and how many there are."""
+    with analytics.query(f"select count(*) as rows from {name}") as reader:
+        total = reader.read_all()["rows"][0].as_py()
+    with analytics.query(f"select * from {name} order by {order} limit {rows}") as reader:
+        first = reader.read_all()
+    table = _table(f"{name}: {total:,} rows", *first.column_names, words=first.column_names)
+    for row in first.to_pylist():
         table.add_row(*("" if value is None else str(value) for value in row.values()))
     console.print(table)

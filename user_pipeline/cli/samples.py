@@ -1,6 +1,7 @@
 """``user-pipeline sample`` and ``demo``: made-up logs, and the whole pipeline on them."""
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -41,23 +42,48 @@ def sample(days: int, users: int, views_per_day: int, start: datetime | None, se
 
 
 @click.command()
-@click.option("--days", type=click.IntRange(1, 366), default=7, show_default=True, help="Days of sample logs.")
+@click.option("--days", type=click.IntRange(1, 366), default=14, show_default=True, help="Days of sample logs.")
 def demo(days: int) -> None:
     """Show it all: sample logs through the whole pipeline, then the accounting and the tables.
 
     Run it in the root of the checkout. It writes the logs of `user-pipeline sample` to the source,
     materializes their days in one run, and prints what came out. Doing it again changes nothing.
+
+    The first demo takes the days up to yesterday, and keeps their first as USER_PIPELINE_START_DATE in the file .env
+    of the data directory, which every command reads. A start date that is set, and a lake that is there, are kept.
     """
     from user_pipeline.cli.demo import run_demo
 
     require_checkout()
-    current = settings.current()
-    if current.source.is_s3:
+    if settings.current().source.is_s3:
+        source = settings.current().source
         raise click.ClickException(
-            f"{current.source.variable}={current.source}: the demo writes made-up logs, not into a bucket. Unset it."
+            f"{source.variable}={source}: the demo writes made-up logs, not into a bucket. Unset it."
         )
-    _write_sample(days, users=1_000, views_per_day=20_000, first_day=current.start_date, seed=1)
-    run_demo(current, days)
+    yesterday = datetime.now(UTC).date() - timedelta(days=1)
+    _pin_start_date(yesterday - timedelta(days=days - 1))
+    first_day = settings.current().start_date
+    possible = (yesterday - first_day).days + 1
+    if days > possible:
+        raise click.ClickException(
+            f"{days} days from {settings.variable_of('start_date')}={first_day} on end after yesterday, {yesterday}: "
+            f"use --days {possible}, or remove {settings.current().data_dir} for a new demo."
+        )
+    _write_sample(days, users=1_000, views_per_day=20_000, first_day=first_day, seed=1)
+    run_demo(settings.current(), days)
+
+
+def _pin_start_date(first_day: date) -> None:
+    """Keep a start date for all commands to come, unless one is set or there is a lake that has another."""
+    current = settings.current()
+    is_set = "start_date" in current.model_fields_set
+    if is_set or current.lake.is_s3 or Path(current.lake.url).exists():
+        return
+    file = settings.env_file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write(f"# The first day of the demo.\n{settings.variable_of('start_date')}={first_day}\n")
+    settings.current.cache_clear()
 
 
 def _write_sample(days: int, users: int, views_per_day: int, first_day: date, seed: int) -> None:
@@ -79,8 +105,8 @@ def _write_sample(days: int, users: int, views_per_day: int, first_day: date, se
         message = f"{current.source.variable}={current.source}: cannot be written to: {reason}"
         raise click.ClickException(message) from error
     click.echo(
-        f"{total} objects of {size / 1e6:.1f} MB in {current.source}, {written} of them written now: "
-        f"{days} days from {first_day} on."
+        f"Sample logs: {days} days from {first_day} on, {total} objects of {size / 1e6:.1f} MB, {written} of them written "
+        f"now\nin {current.source}"
     )
 
 

@@ -80,7 +80,7 @@ def write_trials(choice: "Choice", file: "Path", choices: "Choices") -> int:
             "direction": parameters.direction,
             "trend": parameters.trend,
             "days": choice.days,
-            "users": choice.users,
+            "users": tried[parameters].users if parameters in tried else choice.users,
             "recall_at_3": tried[parameters].recall if parameters in tried else None,
             "gain": tried[parameters].gain if parameters in tried else None,
             "standard_error": tried[parameters].error if parameters in tried else None,

@@ -124,3 +124,32 @@ def test_popularity_and_the_trend_alone_are_among_the_candidates() -> None:
     assert DEFAULT in CANDIDATES
     alone = {candidate.trend > 0 for candidate in CANDIDATES if not candidate.personal}
     assert alone == {True, False}
+
+
+def test_who_is_clearly_behind_drops_out_and_the_choice_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    past, candidates = news(200), [POPULARITY, TREND, EASE]
+    monkeypatch.setattr(playback, "HOPELESS", 1e9)
+    to_the_end = choose(past, 19, candidates, default=EASE, n_threads=1)
+    assert [trial.users for trial in to_the_end.trials] == [to_the_end.users] * 3
+    monkeypatch.undo()
+    race = choose(past, 19, candidates, default=EASE, n_threads=1)
+    assert (race.parameters, race.users) == (to_the_end.parameters, to_the_end.users) == (TREND, race.users)
+    popularity, trend, default = race.trials
+    assert playback.FIRST_USERS <= popularity.users < trend.users == default.users == race.users
+    assert popularity.recall < trend.recall
+
+
+def test_who_dropped_out_is_not_chosen_however_well_it_did_before() -> None:
+    recalls = np.array([[0.0, 1.0] * 50, [1.0, 1.0] * 20 + [np.nan] * 60, [1.0, 1.0, 0.0, 1.0] * 25])
+    choice = decide(recalls, [EASE, TREND, POPULARITY], EASE)
+    assert choice.parameters == POPULARITY
+    assert [trial.users for trial in choice.trials] == [100, 40, 100]
+    assert choice.trials[1].gain == pytest.approx(0.5)
+
+
+def test_equals_stay_in_the_race() -> None:
+    recalls = np.tile((np.random.default_rng(0).random(600) < 0.5).astype(float), (3, 1))
+    assert playback._running(recalls, [0, 1, 2], 1) == [0, 1, 2]
+    recalls[2] = 0
+    assert playback._running(recalls, [0, 1, 2], 1) == [0, 1]
+    assert playback._running(recalls, [0, 1, 2], 2) == [0, 1, 2]
