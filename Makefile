@@ -1,60 +1,74 @@
-# Everything runs in .venv, which `make install` fills with exactly the versions of requirements.lock.
+# Everything runs in .venv, which `make install` fills with exactly the versions of requirements-dev.lock
+# and `make demo` with those of requirements.lock: what running needs.
 PYTHON ?= python3
 BIN := .venv/bin
+# Two stamps: what running needs, and what tests and development need beside it.
 INSTALLED := .venv/.installed
+DEVELOPED := .venv/.developed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test screenshots lint types definitions format lock bench clean
+.PHONY: help install fill demo up test screenshots lint types definitions format lock bench clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(INSTALLED) ## Install the locked versions and the project into .venv
+install: $(DEVELOPED) ## Install the locked versions, the tests' too, and the project into .venv
 
 $(INSTALLED): requirements.lock pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
-	@touch $@
+	@$(MAKE) --no-print-directory fill LOCK=requirements.lock
+	@rm -f $(DEVELOPED) && touch $@
 
-demo: $(INSTALLED) ## A week of sample logs through the whole pipeline, then the tables
-	$(BIN)/user-pipeline demo
+# What running needs is part of it.
+$(DEVELOPED): requirements-dev.lock requirements.lock pyproject.toml
+	@$(MAKE) --no-print-directory fill LOCK=requirements-dev.lock
+	@touch $(INSTALLED) $@
+
+fill:
+	@echo "Installing the $$(grep -c '^[a-z]' $(LOCK)) packages of $(LOCK) into .venv"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes $(LOCK)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+
+demo: $(INSTALLED) ## Two weeks of sample logs through the whole pipeline, then the tables
+	@$(BIN)/user-pipeline demo
 
 up: $(INSTALLED) ## The Dagster UI and daemon on the embedded services
-	$(BIN)/user-pipeline up
+	@$(BIN)/user-pipeline up
 
-test: $(INSTALLED) ## Every test (ARGS= passes arguments to pytest)
+test: $(DEVELOPED) ## Every test (ARGS= passes arguments to pytest)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
-screenshots: $(INSTALLED) ## The pictures of the documentation, made anew (needs chromium)
+screenshots: $(DEVELOPED) ## The pictures of the documentation, made anew (needs chromium)
 	$(BIN)/python -m pytest user_pipeline_tests/ui --screenshots docs/images
 
-lint: $(INSTALLED) ## Formatting, lint, and the layers of the package
+lint: $(DEVELOPED) ## Formatting, lint, and the layers of the package
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo --no-cache
 
-types: $(INSTALLED) ## Strict type check
+types: $(DEVELOPED) ## Strict type check
 	$(BIN)/mypy
 
 # With an instance of its own that keeps nothing: that of the checkout would start the embedded Postgres.
-definitions: $(INSTALLED) ## What Dagster's own command line finds wrong with the project
+definitions: $(DEVELOPED) ## What Dagster's own command line finds wrong with the project
 	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && echo 'telemetry: {enabled: false}' >"$$home/dagster.yaml" && \
 		export DAGSTER_HOME="$$home" VIRTUAL_ENV="$(CURDIR)/.venv" && set -x && \
 		$(BIN)/dg check toml && $(BIN)/dg check defs && $(BIN)/dg list defs
 
-format: $(INSTALLED) ## Rewrite the code as the formatter and the linter want it
+format: $(DEVELOPED) ## Rewrite the code as the formatter and the linter want it
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: $(INSTALLED) ## Choose new versions within pyproject.toml's bounds
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev \
-		--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
-		pyproject.toml --output-file requirements.lock
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --no-annotate --no-header pyproject.toml
+lock: $(DEVELOPED) ## Choose new versions within pyproject.toml's bounds
+	$(COMPILE) --upgrade --extra dev --output-file requirements-dev.lock
+	rm requirements.lock
+	$(COMPILE) --constraint requirements-dev.lock --output-file requirements.lock
 
 BENCH ?= pipeline.py
-bench: $(INSTALLED) ## A benchmark: pipeline.py, or BENCH=recommender_speed.py (ARGS= are its arguments: ARGS=--help)
+bench: $(DEVELOPED) ## A benchmark: pipeline.py, or BENCH=recommender_speed.py (ARGS= are its arguments: ARGS=--help)
 	$(BIN)/python benchmarks/$(BENCH) $(ARGS)
 
 clean: ## Stop what is embedded, then remove data, caches and .venv

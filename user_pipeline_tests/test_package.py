@@ -78,6 +78,7 @@ def test_the_source_distribution_can_be_worked_on(built: Path) -> None:
     wanted = [
         "Makefile",
         "requirements.lock",
+        "requirements-dev.lock",
         "dagster.yaml",
         "deploy/docker-compose.yaml",
         "user_pipeline_tests/s3.py",

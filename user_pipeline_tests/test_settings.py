@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from user_pipeline.masking import mask
-from user_pipeline.settings import ObjectLimits, Settings, SettingsError, hide_password, variable_of
+from user_pipeline.settings import ObjectLimits, Settings, SettingsError, env_file, hide_password, variable_of
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -390,3 +390,34 @@ def test_the_address_of_the_ui_brings_no_password_into_alerts() -> None:
     with pytest.raises(SettingsError, match="USER_PIPELINE_UI_URL") as error:
         read(USER_PIPELINE_UI_URL=f"https://me:{SECRET}@host")
     assert SECRET not in str(error.value)
+
+
+def test_what_is_unset_may_be_in_the_file_of_the_data_directory(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text(
+        "# by hand\nUSER_PIPELINE_START_DATE=2020-01-02\nUSER_PIPELINE_MEMORY_LIMIT = '3GB'\n"
+        "USER_PIPELINE_RECOMMENDATION_DAYS=30\nUSER_PIPELINE_DATA_DIR=/elsewhere\nUSER_PIPELINE_MAX_REJECT_SHARE=\n"
+    )
+    environment = {"USER_PIPELINE_RECOMMENDATION_DAYS": "7", "USER_PIPELINE_MEMORY_LIMIT": " "}
+    settings = Settings.from_environment(environment, file)
+    assert settings.start_date == date(2020, 1, 2)
+    assert settings.memory_limit == 3 * 10**9
+    assert settings.recommendation_days == 7
+    assert settings.data_dir == Settings.from_environment({}).data_dir
+    assert settings.max_reject_share == 0.05
+    assert Settings.from_environment(environment, tmp_path / "missing").start_date == date(2017, 4, 1)
+
+
+def test_a_wrong_value_in_the_file_is_named_with_the_file(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("USER_PIPELINE_START_DATE=tomorrow\n")
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_environment({"USER_PIPELINE_ENGINE": "abacus"}, file)
+    assert f"USER_PIPELINE_START_DATE='tomorrow' in {file} cannot be used" in str(raised.value)
+    assert "USER_PIPELINE_ENGINE='abacus' cannot be used" in str(raised.value)
+
+
+def test_the_file_lies_in_the_data_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert env_file({}) == tmp_path / "data/.env"
+    assert env_file({"USER_PIPELINE_DATA_DIR": str(tmp_path / "other")}) == tmp_path / "other/.env"

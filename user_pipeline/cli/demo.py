@@ -58,12 +58,12 @@ def run_demo(settings: Settings, days: int) -> None:
     # As it was called: without an activated environment it is .venv/bin/user-pipeline.
     program = sys.argv[0] if Path(sys.argv[0]).name == "user-pipeline" else "user-pipeline"
     program = os.path.relpath(program) if Path(program).is_absolute() else program
-    for command, meaning in (
-        (f"{program} up", "the Dagster UI on http://127.0.0.1:3000"),
-        (f"{program} psql -c 'select * from page_recommendations limit 9'", "query"),
-        (f"{program} down", "stop Postgres; the data stay"),
-    ):
-        console.print(f"{command:<72}  [dim]# {meaning}[/dim]", soft_wrap=True)
+    console.print(
+        f"The UI: {program} up, then http://127.0.0.1:3000"
+        f"\nQuery:  {program} psql -c 'select * from page_recommendations limit 9'"
+        f"\nStop:   {program} down",
+        soft_wrap=True,
+    )
 
 
 def _materialize(console: Console, settings: Settings, days: Sequence[date]) -> None:
@@ -73,7 +73,8 @@ def _materialize(console: Console, settings: Settings, days: Sequence[date]) -> 
         # Without it a range has the recommendations of its last day alone, and no quality to plot.
         "--config-json", '{"ops": {"page_recommendations": {"config": {"all_days": true}}}}',
     ]  # fmt: skip
-    console.print(f"\n$ {shlex.join(command[:7])} \\\n    {shlex.join(command[7:])}", soft_wrap=True, markup=False)
+    lines = [shlex.join(part) for part in (command[:7], command[7:9], command[9:])]
+    console.print("\n$ " + " \\\n    ".join(lines), soft_wrap=True, markup=False)
     log = settings.data_dir / "demo.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
@@ -122,44 +123,52 @@ def _short(path: Path) -> str:
     return str(path) if relative.startswith(os.pardir) else relative
 
 
-def _table(title: str, *columns: str, words: Collection[str] = ()) -> Table:
-    """A table of few lines; columns of ``words`` begin at the left, numbers end at the right."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+def _table(console: Console, title: str, columns: Sequence[str], words: Collection[str] = ()) -> Table:
+    """A table below its title; columns of ``words`` begin at the left, numbers end at the right."""
+    console.print(f"[bold]{title}[/bold]")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
     for name in columns:
         table.add_column(name, justify="left" if name in words else "right", no_wrap=True)
     return table
 
 
 def _show_objects(console: Console, lake: Lake) -> None:
+    console.print()
     table = _table(
+        console,
         "No line is lost: lines of all objects = rows + rejected + blank + header",
-        "feed", "objects", "lines", "rows", "rejected", "blank", "header", "rejected most for",
-        words=("feed", "rejected most for"),
-    )  # fmt: skip
+        ["feed", "objects", "lines", "rows", "rejected", "blank", "header", "most rejected as"],
+        words=("feed", "most rejected as"),
+    )
     for feed in FEEDS:
         manifest = Manifest(feed, lake.staging)
         account, reasons = manifest.account(), Counter(manifest.reasons())
         numbers = [account[name] for name in ("objects", "lines", "rows", "rejected", "blank", "header")]
-        # Ties in the order in which reasons are documented.
-        most = sorted(reasons, key=lambda reason: (-reasons[reason], REASONS.index(reason)))[:2]
-        table.add_row(feed.name, *(f"{number:,}" for number in numbers), ", ".join(most))
-    console.print()
-    console.print(table)
+        # Of equals the one that is documented first.
+        most = max(reasons, key=lambda reason: (reasons[reason], -REASONS.index(reason)), default="")
+        table.add_row(feed.name, *(f"{number:,}" for number in numbers), most)
+    _show(console, table)
 
 
 def _show_days(console: Console, lake: Lake, engine: Engine, days: Sequence[date]) -> None:
     table = _table(
+        console,
         f"No row is lost: raw rows of {len(days)} days = cleaned + duplicates + other environments",
-        "feed", "raw", "cleaned", "duplicates", "other environments",
+        ["feed", "raw", "cleaned", "duplicates", "other environments"],
         words=("feed",),
-    )  # fmt: skip
+    )
     for feed in FEEDS:
         total = Counter[str]()
         for account in account_days(feed, lake, engine, days):
             for name in ("raw", "cleaned", "duplicates", "other_environments"):
                 total[name] += getattr(account, name)
         table.add_row(feed.name, *(f"{number:,}" for number in total.values()))
+    _show(console, table)
+
+
+def _show(console: Console, table: Table) -> None:
     console.print(table)
+    console.print()
 
 
 def _show_rows(console: Console, analytics: Postgres, name: str, order: str, rows: int) -> None:
@@ -168,7 +177,7 @@ def _show_rows(console: Console, analytics: Postgres, name: str, order: str, row
         total = reader.read_all()["rows"][0].as_py()
     with analytics.query(f"select * from {name} order by {order} limit {rows}") as reader:
         first = reader.read_all()
-    table = _table(f"{name}: {total:,} rows", *first.column_names, words=first.column_names)
+    table = _table(console, f"{name}: {total:,} rows", first.column_names, words=first.column_names)
     for row in first.to_pylist():
         table.add_row(*("" if value is None else str(value) for value in row.values()))
-    console.print(table)
+    _show(console, table)

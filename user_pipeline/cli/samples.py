@@ -104,10 +104,9 @@ def _write_sample(days: int, users: int, views_per_day: int, first_day: date, se
         reason = mask(str(error)).split("\n\nDebug source:")[0]
         message = f"{current.source.variable}={current.source}: cannot be written to: {reason}"
         raise click.ClickException(message) from error
-    click.echo(
-        f"Sample logs: {days} days from {first_day} on, {total} objects of {size / 1e6:.1f} MB, {written} of them written "
-        f"now\nin {current.source}"
-    )
+    what = f"{days} day{'s' if days > 1 else ''} from {first_day} on, {total} objects of {size / 1e6:.1f} MB"
+    click.echo(f"Sample logs: {what}, {written} written now")
+    click.echo(f"in {current.source}")
 
 
 def _content(store: "Store", key: str) -> bytes | None:

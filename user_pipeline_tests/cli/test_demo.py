@@ -1,8 +1,10 @@
 """The demo as a new user runs it: a process of its own, beside a copy of the checkout's two YAML files."""
 
+import re
 import shutil
 import subprocess
 import sys
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -42,16 +44,21 @@ def tables(checkout: Path, environment: dict[str, str]) -> list[str]:
 def test_the_demo_shows_the_accounts_and_a_second_one_leaves_the_same_tables(
     checkout: Path, clean_environment: dict[str, str]
 ) -> None:
+    clean_environment["USER_PIPELINE_START_DATE"] = "2017-04-01"
     shown = user_pipeline(checkout, clean_environment, "demo", "--days", "2")
     for expected in (
-        "20,400",
-        "18,998",
-        "invalid_timestamp",
-        "Total Raw Users: 100",
+        "45,826",
+        "37,997",
+        "malformed",
         "brunoadeyemi1@example.com",
         "recommended_url",
     ):
         assert expected in shown
+    # The name of the directory is as long as it is.
+    assert max(len(line) for line in shown.splitlines() if not line.startswith("in /")) <= 100
+    assert len(shown.splitlines()) <= 45
+    # What is set is not pinned.
+    assert not (checkout / "data/.env").exists()
     first = tables(checkout, clean_environment)
     assert all(first)
     for folder in (
@@ -61,6 +68,7 @@ def test_the_demo_shows_the_accounts_and_a_second_one_leaves_the_same_tables(
         "raw/user_updates",
         "cleaned/page_views",
         "daily/user_page_views",
+        "recommendations/page_recommendations",
         "fake_users",
     ):
         days = sorted(path.name for path in (checkout / "data/lake" / folder).iterdir())
@@ -68,6 +76,36 @@ def test_the_demo_shows_the_accounts_and_a_second_one_leaves_the_same_tables(
 
     user_pipeline(checkout, clean_environment, "demo", "--days", "2")
     assert tables(checkout, clean_environment) == first
+
+
+def test_the_first_demo_covers_the_days_up_to_yesterday_and_every_command_knows_them(
+    checkout: Path, clean_environment: dict[str, str]
+) -> None:
+    before = datetime.now(UTC).date()
+    user_pipeline(checkout, clean_environment, "demo", "--days", "1")
+    (line,) = re.findall("^USER_PIPELINE_START_DATE=(.*)$", (checkout / "data/.env").read_text(), re.MULTILINE)
+    yesterday = date.fromisoformat(line)
+    assert timedelta(days=1) <= datetime.now(UTC).date() - yesterday <= datetime.now(UTC).date() - before + timedelta(1)
+    assert f"export USER_PIPELINE_START_DATE='{line}'" in user_pipeline(checkout, clean_environment, "env")
+    partitions = subprocess.run(
+        [sys.executable, "-c", "from user_pipeline.defs.partitions import DAILY; print(*DAILY.get_partition_keys())"],
+        cwd=checkout, env=clean_environment, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert partitions[0] == line
+    # A day later there are more days than the demo has: what it covers stays as it is.
+    (checkout / "data/.env").write_text(f"USER_PIPELINE_START_DATE={yesterday - timedelta(days=1)}\n")
+    shown = user_pipeline(checkout, clean_environment, "demo", "--days", "1")
+    assert f"1 day from {yesterday - timedelta(days=1)} on" in shown
+    done = subprocess.run(
+        [PROGRAM, "demo", "--days", "9"],
+        cwd=checkout,
+        env=clean_environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "use --days 2" in done.stderr
 
 
 def test_the_demo_outside_a_checkout_says_where_to_run_it(place: Path, clean_environment: dict[str, str]) -> None:

@@ -124,7 +124,11 @@ OUTS = {
                 ("direction", "double precision", "How much more a page counts for what came after it."),
                 ("trend", "double precision", "How much the discovery trend counts."),
                 ("days", "bigint", "How many days were played back."),
-                ("users", "bigint", "How many users it was judged by, one on two days counting twice; not all if it dropped out."),
+                (
+                    "users",
+                    "bigint",
+                    "How many users it was judged by, one on two days counting twice; not all if it dropped out.",
+                ),
                 ("recall_at_3", "double precision", "Mean of new pages it would have found / min(3, new pages)."),
                 ("gain", "double precision", "How much more that is than the default's."),
                 ("standard_error", "double precision", "Of the gain, paired over users."),
