@@ -102,7 +102,7 @@ def test_the_command_and_the_pipeline_work_from_the_wheel(
     where = run("python", "-c", "import user_pipeline; print(user_pipeline.__file__)").strip()
     assert Path(where).is_relative_to(installed)
     assert "user-pipeline sample" in run("user-pipeline", "--help")
-    assert "1 days from 2017-04-01" in run("user-pipeline", "sample", "--days=1", "--users=20", "--views-per-day=100")
+    assert "1 day from 2017-04-01" in run("user-pipeline", "sample", "--days=1", "--users=20", "--views-per-day=100")
     run(
         *("python", "-m", "dagster", "asset", "materialize", "-m", "user_pipeline.definitions"),
         *("--select", "*", "--partition", "2017-04-01"),

@@ -68,7 +68,7 @@ def test_the_demo_shows_the_accounts_and_a_second_one_leaves_the_same_tables(
         "raw/user_updates",
         "cleaned/page_views",
         "daily/user_page_views",
-        "recommendations/page_recommendations",
+        "snapshots/page_recommendations",
         "fake_users",
     ):
         days = sorted(path.name for path in (checkout / "data/lake" / folder).iterdir())
