@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 DEVELOPED := .venv/.developed
 
 .DEFAULT_GOAL := help
-.PHONY: help install fill demo up test screenshots lint types definitions format lock bench clean
+.PHONY: help install fill demo up test screenshots lint types docs definitions format lock bench clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ lint: $(DEVELOPED) ## Formatting, lint, and the layers of the package
 
 types: $(DEVELOPED) ## Strict type check
 	$(BIN)/mypy
+
+docs: $(DEVELOPED) ## The documentation as a site, in build/docs
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # With an instance of its own that keeps nothing: that of the checkout would start the embedded Postgres.
 definitions: $(DEVELOPED) ## What Dagster's own command line finds wrong with the project

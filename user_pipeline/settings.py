@@ -178,7 +178,7 @@ _Days = Annotated[int, Field(ge=1), _written("[0-9]{1,4}", "a number of days fro
 
 
 class Settings(BaseSettings):
-    """The settings, resolved. The description of each is what the README and ``user-pipeline env`` say of it."""
+    """The settings, resolved. The description of each is what docs/settings.md and ``user-pipeline env`` say of it."""
 
     model_config = SettingsConfigDict(
         frozen=True, case_sensitive=True, enable_decoding=False, hide_input_in_errors=True

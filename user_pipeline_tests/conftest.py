@@ -13,6 +13,10 @@ from user_pipeline.resources.embedded_postgres import EmbeddedPostgres, ensure_r
 from user_pipeline_tests.platform import Platform
 from user_pipeline_tests.servers import discard
 
+# The demo of a developer has pinned its start date in the checkout's data directory: definitions are loaded without it.
+_NOWHERE = "/nonexistent/user-pipeline-tests"
+os.environ["USER_PIPELINE_DATA_DIR"] = _NOWHERE
+
 _LONG = ("ui/test_browser.py", "test_oracle.py", "deploy/test_processes.py", "faults/test_killed.py")
 
 
@@ -33,6 +37,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("AWS_", "USER_PIPELINE_", "DAGSTER_", "PG")):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("USER_PIPELINE_DATA_DIR", _NOWHERE)
     # Without these the credential chain asks the network of a cloud machine.
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")

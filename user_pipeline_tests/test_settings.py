@@ -1,4 +1,3 @@
-import re
 import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta
@@ -8,8 +7,6 @@ import pytest
 
 from user_pipeline.masking import mask
 from user_pipeline.settings import ObjectLimits, Settings, SettingsError, env_file, hide_password, variable_of
-
-CHECKOUT = Path(__file__).parents[1]
 
 SECRET = "hunter2"  # noqa: S105 - it must not be shown
 DATABASES = ("USER_PIPELINE_STAGING_URL", "USER_PIPELINE_ANALYTICS_URL", "DAGSTER_POSTGRES_URL")
@@ -283,17 +280,6 @@ def test_only_what_is_handed_over_is_read(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert read().recommendation_days == 90
     assert Settings.from_environment().recommendation_days == 8
     assert read(user_pipeline_recommendation_days="9", recommendation_days="9").recommendation_days == 90
-
-
-def test_the_readme_says_of_each_setting_what_its_field_says() -> None:
-    table = re.findall(
-        r"^\| `([A-Z]\w+_[A-Z_]+)` \| (.*) \| (.*) \|$", (CHECKOUT / "README.md").read_text(), re.MULTILINE
-    )
-    said = {name: re.sub(r" \(\[.*?\]\(.*?\)\)|`", "", meaning) for name, meaning, _ in table}
-    fields = Settings.model_fields
-    assert said == {variable_of(field): fields[field].description for field in fields}
-    defaults = {variable_of(field): f"`{fields[field].default}`" for field in fields if fields[field].default}
-    assert {name: default for name, _, default in table if name in defaults} == defaults
 
 
 def test_reading_the_settings_loads_nothing_heavy() -> None:

@@ -1,4 +1,4 @@
-"""The README's examples of reading the files of the lake."""
+"""The examples of docs/lake-files.md."""
 
 import importlib.util
 import re
@@ -25,10 +25,10 @@ def two_days(platform: Platform) -> Platform:
 
 @pytest.mark.usefixtures("two_days")
 def test_the_examples_run_as_they_stand() -> None:
-    section = (CHECKOUT / "README.md").read_text().partition("### Files of the lake")[2].partition("\n## ")[0]
-    first, *others = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    page = (CHECKOUT / "docs/lake-files.md").read_text()
+    first, *others = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     found: dict[str, Any] = {}
-    exec(first, found)  # noqa: S102 - the README's own code
+    exec(first, found)  # noqa: S102 - the page's own code
     assert len(found["paths"]) == 2
     read = []
     for example in others:
