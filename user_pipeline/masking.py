@@ -7,7 +7,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from pydantic import SecretStr
 
 from user_pipeline import settings
-from user_pipeline.settings import Database, Settings, SettingsError, Webhook
+from user_pipeline.setting_values import Database, Webhook
+from user_pipeline.settings import Settings, SettingsError
 
 # Whatever the quoting around it; percent-encoded too, as addresses stand in urls. It is tried once for each run of
 # characters, at its beginning: a search from every character of a long run would take quadratic time.

@@ -8,13 +8,10 @@ and what would be right. Nothing here connects to anything.
 
 import os
 import re
-import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -34,13 +31,24 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]")
-_ODD_PREFIX = re.compile(r"[\x00-\x1f\x7f]|(?:^|/)\.{0,2}(?:/|$)")
-_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
-
-_OURS = ("USER_PIPELINE_", "DAGSTER_", "AWS_", "PG")
-"""How variables begin that hold what only the pipeline is to know."""
-_SHORTEST_KEY = 16
+from user_pipeline.setting_values import (
+    BUCKET,
+    ODD_PREFIX,
+    Database,
+    Location,
+    ObjectLimits,
+    SecretValueError,
+    Webhook,
+    hide_password,
+    is_http,
+    to_address,
+    to_command,
+    to_expression,
+    to_hosts,
+    to_key,
+    to_names,
+    to_webhook,
+)
 
 
 class SettingsError(ValueError):
@@ -53,80 +61,6 @@ class SettingsError(ValueError):
     def __init__(self, wrong: Sequence[ErrorDetails], origins: Mapping[str, Path] | None = None) -> None:
         super().__init__("\n".join(_line(error, (origins or {}).get(str(error["loc"][0]))) for error in wrong))
         self.variables = tuple(str(error["loc"][0]) for error in wrong)
-
-
-class _SecretError(ValueError):
-    """The value is so wrong that it cannot be told which part of it is the secret."""
-
-
-@dataclass(frozen=True, slots=True)
-class Location:
-    """Where objects live: a directory, or a bucket with an optional prefix.
-
-    Attributes:
-        variable: the setting it came from, named in every error about it.
-        url: ``s3://bucket[/prefix]``, or the absolute path of a directory.
-    """
-
-    variable: str
-    url: str
-
-    @property
-    def is_s3(self) -> bool:
-        """Whether it is a bucket rather than a directory."""
-        return self.url.startswith("s3://")
-
-    def __str__(self) -> str:
-        return self.url
-
-
-@dataclass(frozen=True, slots=True)
-class Database:
-    """A Postgres database.
-
-    Attributes:
-        variable: the setting it came from, named in every error about it.
-        name: the database of the embedded server that is used when ``url`` is None.
-        url: the ``postgresql://`` URL as given, or None for the embedded server.
-    """
-
-    variable: str
-    name: str
-    url: SecretStr | None
-
-
-@dataclass(frozen=True, slots=True)
-class Webhook:
-    """Where alerts are posted. Whoever knows the whole URL may post there, so only its host is ever shown.
-
-    Attributes:
-        url: the ``http(s)://`` URL.
-    """
-
-    url: SecretStr
-
-    def __str__(self) -> str:
-        parts = urlsplit(self.url.get_secret_value())
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/***"
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectLimits:
-    """What one object of the source may hold; beyond it the object is broken.
-
-    Objects are untrusted: a few kilobytes of ``.gz`` can become as many gigabytes.
-
-    Attributes:
-        size: bytes, once it is decompressed.
-        ratio: how many times its stored size that may be.
-        lines: lines, blank ones included.
-        rejects: rejected lines.
-    """
-
-    size: int
-    ratio: int
-    lines: int
-    rejects: int
 
 
 def _setting(variable: str, default: str, description: str) -> Any:  # noqa: ANN401 - as pydantic's Field
@@ -177,6 +111,11 @@ _FilterInput = Annotated[
 _Days = Annotated[int, Field(ge=1), _written("[0-9]{1,4}", "a number of days from 1 to 9999, such as {default}")]
 
 
+_Expression = Annotated[str | None, BeforeValidator(to_expression)]
+_Command = Annotated[str | None, BeforeValidator(to_command)]
+_Webhook = Annotated[Webhook | None, BeforeValidator(to_webhook)]
+
+
 class Settings(BaseSettings):
     """The settings, resolved. The description of each is what docs/settings.md and ``user-pipeline env`` say of it."""
 
@@ -217,14 +156,14 @@ class Settings(BaseSettings):
     )
     max_object_lines: _Count = _setting("USER_PIPELINE_MAX_OBJECT_LINES", "100000000", "lines of an object")
     max_object_rejects: _Count = _setting("USER_PIPELINE_MAX_OBJECT_REJECTS", "1000000", "rejected lines of an object")
-    page_views_filter: str | None = _setting(
+    page_views_filter: _Command = _setting(
         "USER_PIPELINE_PAGE_VIEWS_FILTER", "", "a command each object's bytes are piped through"
     )
-    user_updates_filter: str | None = _setting("USER_PIPELINE_USER_UPDATES_FILTER", "", "the same, for the other feed")
+    user_updates_filter: _Command = _setting("USER_PIPELINE_USER_UPDATES_FILTER", "", "the same, for the other feed")
     filter_input: _FilterInput = _setting(
         "USER_PIPELINE_FILTER_INPUT", "decompressed", "what a filter gets of an object: decompressed or stored bytes"
     )
-    filter_environment: tuple[str, ...] = _setting(
+    filter_environment: Annotated[tuple[str, ...], BeforeValidator(to_names)] = _setting(
         "USER_PIPELINE_FILTER_ENVIRONMENT",
         "PATH,LANG,TZ",
         "variables a filter gets, separated by commas, beside SOURCE_OBJECT and the key below",
@@ -233,7 +172,7 @@ class Settings(BaseSettings):
     filter_memory: _Size = _setting(
         "USER_PIPELINE_FILTER_MEMORY", "1GB", "what the processes of a filter may use together"
     )
-    user_id_key: SecretStr | None = _setting(
+    user_id_key: Annotated[SecretStr | None, BeforeValidator(to_key)] = _setting(
         "USER_PIPELINE_USER_ID_KEY", "", "the key of the user ids that user-pipeline filter makes; a secret"
     )
     settle_seconds: _Seconds = _setting(
@@ -254,24 +193,24 @@ class Settings(BaseSettings):
         "3",
         "a page that fewer users have viewed in these days is shown to nobody else",
     )
-    recommendation_urls: str | None = _setting(
+    recommendation_urls: _Expression = _setting(
         "USER_PIPELINE_RECOMMENDATION_URLS", "", "a regular expression found in every url that may be recommended"
     )
-    recommendation_exclude_urls: str | None = _setting(
+    recommendation_exclude_urls: _Expression = _setting(
         "USER_PIPELINE_RECOMMENDATION_EXCLUDE_URLS", "", "one found in no url that may be recommended"
     )
-    alert_webhook: Webhook | None = _setting(
+    alert_webhook: _Webhook = _setting(
         "USER_PIPELINE_ALERT_WEBHOOK_URL", "", "where failed runs and checks are posted, as Slack takes it; a secret"
     )
-    heartbeat: Webhook | None = _setting(
+    heartbeat: _Webhook = _setting(
         "USER_PIPELINE_HEARTBEAT_URL", "", "fetched after each successful daily run, a dead man's switch; a secret"
     )
-    ui_url: str | None = _setting(
+    ui_url: Annotated[str | None, BeforeValidator(to_address)] = _setting(
         "USER_PIPELINE_UI_URL",
         "",
         "the address of the UI where that is not loopback: the web server answers under it, and alerts link to it",
     )
-    ui_hosts: tuple[str, ...] = _setting(
+    ui_hosts: Annotated[tuple[str, ...], BeforeValidator(to_hosts)] = _setting(
         "USER_PIPELINE_UI_HOSTS", "", "what else the web server answers as: names and addresses, separated by commas"
     )
 
@@ -348,10 +287,10 @@ class Settings(BaseSettings):
         except ValueError:
             raise ValueError(expected) from None
         if parts.scheme == "s3":
-            if not _BUCKET.fullmatch(parts.netloc):
+            if not BUCKET.fullmatch(parts.netloc):
                 raise ValueError("s3://bucket[/prefix] with a valid bucket name")
             prefix = parts.path.strip("/")
-            if _ODD_PREFIX.search(prefix) and prefix:
+            if ODD_PREFIX.search(prefix) and prefix:
                 raise ValueError("a prefix without empty, '.' or '..' parts and control characters")
             return Location(variable_of(name), f"s3://{parts.netloc}" + (f"/{prefix}" if prefix else ""))
         if "://" in value:
@@ -369,87 +308,23 @@ class Settings(BaseSettings):
             parts = urlsplit(value)
             _ = parts.port
         except ValueError:
-            raise _SecretError(expected) from None
+            raise SecretValueError(expected) from None
         if parts.scheme not in ("postgresql", "postgres") or "/" not in value.split("://", 1)[-1]:
-            raise (ValueError if "://" in value else _SecretError)(expected)
+            raise (ValueError if "://" in value else SecretValueError)(expected)
         # SQLAlchemy knows only the long name of the scheme.
         return Database(variable_of(name), name, SecretStr("postgresql" + value[len(parts.scheme) :]))
-
-    @field_validator("recommendation_urls", "recommendation_exclude_urls", mode="before")
-    @classmethod
-    def _expression(cls, value: str) -> str | None:
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(rf"a regular expression, such as ^/products/\d+/$ ({error})") from None
-        return value or None
-
-    @field_validator("page_views_filter", "user_updates_filter", mode="before")
-    @classmethod
-    def _command(cls, value: str) -> str | None:
-        try:
-            words = shlex.split(value)
-        except ValueError as error:
-            raise ValueError(f"a program and its arguments, quoted as for a shell ({error})") from None
-        if value and (not words or not words[0] or "\0" in value):
-            raise ValueError("a program and its arguments, quoted as for a shell")
-        return value or None
-
-    @field_validator("filter_environment", mode="before")
-    @classmethod
-    def _names(cls, value: str) -> tuple[str, ...]:
-        names = tuple(filter(None, map(str.strip, value.split(","))))
-        if not all(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) for name in names):
-            raise ValueError("names of variables, separated by commas, such as PATH,LANG,TZ")
-        if any(name.upper().startswith(_OURS) for name in names):
-            raise ValueError(
-                f"variables whose names do not begin with {', '.join(_OURS)}: those are the pipeline's alone"
-            )
-        return names
-
-    @field_validator("user_id_key", mode="before")
-    @classmethod
-    def _key(cls, value: str) -> SecretStr | None:
-        if value and len(value) < _SHORTEST_KEY:
-            raise _SecretError(f"at least {_SHORTEST_KEY} characters, such as `openssl rand -hex 32` gives")
-        return SecretStr(value) if value else None
-
-    @field_validator("alert_webhook", "heartbeat", mode="before")
-    @classmethod
-    def _webhook(cls, value: str) -> Webhook | None:
-        if value and not _is_http(value):
-            raise _SecretError("http://host/… or https://host/…")
-        return Webhook(SecretStr(value)) if value else None
 
     @field_validator("source_queue_url", mode="before")
     @classmethod
     def _queue(cls, value: str, info: ValidationInfo) -> str | None:
         if not value:
             return None
-        if not _is_http(value) or set("@?#") & set(value) or not urlsplit(value).path.strip("/"):
+        if not is_http(value) or set("@?#") & set(value) or not urlsplit(value).path.strip("/"):
             raise ValueError("the URL of an SQS queue, such as https://sqs.eu-west-1.amazonaws.com/123456789012/logs")
         source = info.data.get("source")
         if source is not None and not source.is_s3:
             raise ValueError(f"none, as {source.variable} is a directory: only a bucket tells a queue of its objects")
         return value
-
-    @field_validator("ui_url", mode="before")
-    @classmethod
-    def _address(cls, value: str) -> str | None:
-        # It goes into every alert, and a password with it.
-        if value and (not _is_http(value) or set("@?#") & set(value) or not host(urlsplit(value).hostname or "")):
-            raise ValueError(
-                "the address of the web server without user, password or query, such as https://dagster.example.com"
-            )
-        return value.rstrip("/") or None
-
-    @field_validator("ui_hosts", mode="before")
-    @classmethod
-    def _hosts(cls, value: str) -> tuple[str, ...]:
-        hosts = [host(part) for part in map(str.strip, value.split(",")) if part]
-        if None in hosts:
-            raise ValueError("host names and IP addresses, without scheme or port, such as dagster.internal,10.0.0.5")
-        return tuple(filter(None, hosts))
 
 
 @cache
@@ -476,28 +351,9 @@ def variable_of(field: str) -> str:
     return str(Settings.model_fields[field].validation_alias)
 
 
-def hide_password(url: str) -> str:
-    """``url`` with ``***`` for its password, wherever libpq accepts one: safe to print."""
-    # Not parsed: a URL that cannot be parsed must not show its password either.
-    url = re.sub(r"(://[^:/@]*:).*@", r"\1***@", url, flags=re.DOTALL)
-    return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1***", url)
-
-
-def host(text: str) -> str | None:
-    """A host name or an IP address, written so that two can be compared; None if it is neither.
-
-    Without the brackets of an IPv6 address and without the dot that may end a name.
-    """
-    text = text.lower().removesuffix(".")
-    try:
-        return str(ip_address(text.removeprefix("[").removesuffix("]")))
-    except ValueError:
-        return text if _HOST.fullmatch(text) else None
-
-
 def _line(wrong: ErrorDetails, origin: Path | None) -> str:
     expected = wrong["ctx"]["error"]
-    shown = "***" if isinstance(expected, _SecretError) else hide_password(wrong["input"])
+    shown = "***" if isinstance(expected, SecretValueError) else hide_password(wrong["input"])
     where = f" in {origin}" if origin else ""
     return f"{wrong['loc'][0]}={shown!r}{where} cannot be used: expected {expected}."
 
@@ -514,12 +370,3 @@ def _pinned(file: Path | None) -> dict[str, str]:
         for name, value in values.items()
         if (stripped := (value or "").strip()) and name != variable_of("data_dir")
     }
-
-
-def _is_http(value: str) -> bool:
-    try:
-        parts = urlsplit(value)
-        _ = parts.port
-    except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and re.fullmatch(r"[!-~]+", value) is not None

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from user_pipeline.masking import mask
-from user_pipeline.settings import ObjectLimits, Settings, SettingsError, env_file, hide_password, variable_of
+from user_pipeline.setting_values import ObjectLimits, hide_password
+from user_pipeline.settings import Settings, SettingsError, env_file, variable_of
 
 SECRET = "hunter2"  # noqa: S105 - it must not be shown
 DATABASES = ("USER_PIPELINE_STAGING_URL", "USER_PIPELINE_ANALYTICS_URL", "DAGSTER_POSTGRES_URL")

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from user_pipeline.instance.storage import PostgresStorage
 from user_pipeline.resources.postgres import DatabaseError, Postgres
-from user_pipeline.settings import Database
+from user_pipeline.setting_values import Database
 from user_pipeline_tests.servers import PasswordServer, password_server, tls_in_front
 
 PASSWORD = "p@ss/word of:tls"  # noqa: S105 - it must not be shown

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from pydantic import ByteSize, SecretStr
 
-from user_pipeline import settings
+from user_pipeline import setting_values, settings
 from user_pipeline.resources import embedded_postgres as postgres
 
 
@@ -34,11 +34,11 @@ def _shell(field: str, value: object) -> str:
     variable = settings.variable_of(field)
     meaning = f"# {settings.Settings.model_fields[field].description}\n"
     match value:
-        case settings.Webhook():
+        case setting_values.Webhook():
             return f"{meaning}# {variable} is set, to {value}"
         case SecretStr():
             return f"{meaning}# {variable} is set"
-        case settings.Database():
+        case setting_values.Database():
             text = postgres.database_url(value)
         case ByteSize():
             unit = next(unit for unit in ("GB", "MB", "MiB", "B") if value.to(unit).is_integer())
@@ -95,7 +95,7 @@ def psql(arguments: tuple[str, ...]) -> None:
     os.execve(program, [str(program), *arguments], environment)  # noqa: S606 - without a shell, on purpose
 
 
-def _psql(setting: settings.Database, sslmode: str) -> Path:
+def _psql(setting: setting_values.Database, sslmode: str) -> Path:
     if sslmode not in ("require", "verify-ca", "verify-full"):
         return postgres.binaries() / "psql"
     installed = shutil.which("psql")

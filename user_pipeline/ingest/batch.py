@@ -21,7 +21,7 @@ from user_pipeline.ingest.lines import LineCounter, cut
 from user_pipeline.lake.transfer import new_path, put
 from user_pipeline.masking import mask, mask_key
 from user_pipeline.resources.storage import ObjectStorage
-from user_pipeline.settings import ObjectLimits
+from user_pipeline.setting_values import ObjectLimits
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol
 
-from user_pipeline.settings import ObjectLimits
+from user_pipeline.setting_values import ObjectLimits
 
 BLOCK_BYTES = 4 * 2**20
 UNCHECKED_BYTES = 16 * 2**20

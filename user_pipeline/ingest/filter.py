@@ -21,7 +21,8 @@ from user_pipeline.errors import PermanentError
 from user_pipeline.ingest.compression import Blocks, open_decompressed, open_stored
 from user_pipeline.ingest.filter_process import FilterProcess
 from user_pipeline.ingest.filter_session import NotStartedError
-from user_pipeline.settings import ObjectLimits, Settings, variable_of
+from user_pipeline.setting_values import ObjectLimits
+from user_pipeline.settings import Settings, variable_of
 
 if TYPE_CHECKING:
     from user_pipeline.ingest.feeds import Feed

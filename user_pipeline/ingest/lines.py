@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from user_pipeline.ingest.compression import Blocks, BrokenObjectError
-from user_pipeline.settings import ObjectLimits
+from user_pipeline.setting_values import ObjectLimits
 
 if TYPE_CHECKING:
     import numpy as np

@@ -24,7 +24,7 @@ from user_pipeline.ingest.look import Again, Look, Settled
 from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.masking import mask_key
 from user_pipeline.resources.source import Source
-from user_pipeline.settings import ObjectLimits
+from user_pipeline.setting_values import ObjectLimits
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,7 +19,7 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from user_pipeline import settings
+from user_pipeline import setting_values, settings
 
 _AUTHORITY = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]+)(?::(?P<port>[0-9]{1,5}))?")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -148,7 +148,7 @@ def _is_change(parameters: QueryParams) -> bool:
 def _authority(text: str) -> tuple[str, int | None] | None:
     """The host and the port, if there is one, of ``host[:port]``; None if it is no such thing."""
     match = _AUTHORITY.fullmatch(text)
-    host = settings.host(match["host"]) if match else None
+    host = setting_values.host(match["host"]) if match else None
     if match is None or host is None:
         return None
     return host, int(match["port"]) if match["port"] else None

@@ -26,7 +26,7 @@ from stat import filemode
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from user_pipeline import settings
+from user_pipeline import setting_values, settings
 from user_pipeline.private_files import close
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def stop(data_dir: Path) -> bool:
     raise EmbeddedPostgresError(server, "does not stop", _log_tail(server))
 
 
-def database_url(database: settings.Database) -> str:
+def database_url(database: setting_values.Database) -> str:
     """The URL of ``database``: as configured, or of the embedded server, which is then started."""
     if database.url is not None:
         return database.url.get_secret_value()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from user_pipeline.errors import PermanentError
 from user_pipeline.masking import mask
-from user_pipeline.settings import Location
+from user_pipeline.setting_values import Location
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

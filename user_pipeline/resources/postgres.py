@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from user_pipeline.errors import PermanentError
 from user_pipeline.interrupts import cancelled_by, off_main_thread
-from user_pipeline.settings import Database
+from user_pipeline.setting_values import Database
 
 if TYPE_CHECKING:
     import pyarrow as pa

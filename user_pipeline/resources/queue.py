@@ -18,7 +18,8 @@ from urllib.parse import unquote_plus
 from user_pipeline.errors import PermanentError
 from user_pipeline.masking import mask
 from user_pipeline.resources.object_store import CONNECT_TIMEOUT
-from user_pipeline.settings import Location, variable_of
+from user_pipeline.setting_values import Location
+from user_pipeline.settings import variable_of
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient

@@ -22,7 +22,7 @@ from user_pipeline.resources.object_store import (
     check_directory,
     connect_bucket,
 )
-from user_pipeline.settings import Location
+from user_pipeline.setting_values import Location
 
 if TYPE_CHECKING:
     import pyarrow as pa

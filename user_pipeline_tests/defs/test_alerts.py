@@ -15,7 +15,8 @@ from user_pipeline import settings
 from user_pipeline.definitions import defs
 from user_pipeline.defs.automation import alerts
 from user_pipeline.defs.automation.alerts import failed_checks, failed_runs, message, post
-from user_pipeline.settings import Settings, Webhook
+from user_pipeline.setting_values import Webhook
+from user_pipeline.settings import Settings
 from user_pipeline_tests.platform import Platform, update, view
 
 SECRET = "/services/T0/B0/not-to-be-seen"  # noqa: S105 - it must not be shown

@@ -11,7 +11,7 @@ from user_pipeline.ingest.filter import Filter
 from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.ingest.part_files import raw_day
 from user_pipeline.ingest.reader import Ingested, read_new_objects
-from user_pipeline.settings import ObjectLimits
+from user_pipeline.setting_values import ObjectLimits
 from user_pipeline_tests.platform import Platform
 
 NOW = datetime(2017, 5, 1, 12, tzinfo=UTC)

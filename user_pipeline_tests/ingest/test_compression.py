@@ -21,7 +21,7 @@ from user_pipeline.ingest.compression import (
     BrokenObjectError,
     open_decompressed,
 )
-from user_pipeline.settings import ObjectLimits
+from user_pipeline.setting_values import ObjectLimits
 from user_pipeline_tests.ingest.reading import ingest, rows
 from user_pipeline_tests.platform import Platform, view
 

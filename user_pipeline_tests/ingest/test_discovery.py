@@ -15,7 +15,7 @@ from user_pipeline.ingest.feeds import FEEDS, PAGE_VIEWS
 from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
 from user_pipeline.resources.queue import Announced, QueueError, QueueUnavailableError, SourceQueue
-from user_pipeline.settings import Location
+from user_pipeline.setting_values import Location
 from user_pipeline_tests.ingest.reading import NOW, Read, ingest, manifest_of
 from user_pipeline_tests.platform import Platform, view
 from user_pipeline_tests.s3 import Endpoint, s3_endpoint

@@ -24,7 +24,8 @@ from user_pipeline.ingest.compression import BrokenObjectError
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES
 from user_pipeline.ingest.filter import Filter, FilterError
 from user_pipeline.ingest.filter_output import Said
-from user_pipeline.settings import ObjectLimits, Settings
+from user_pipeline.setting_values import ObjectLimits
+from user_pipeline.settings import Settings
 from user_pipeline_tests.ingest.reading import ingest, manifest_of, rows
 from user_pipeline_tests.platform import Platform, view
 

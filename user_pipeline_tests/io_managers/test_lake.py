@@ -18,7 +18,8 @@ from user_pipeline.io_managers.lake import LakeIOManager
 from user_pipeline.io_managers.partitioned import PARTITIONED, File, Partitioned
 from user_pipeline.lake.lake import Lake
 from user_pipeline.resources.storage import ObjectStorage
-from user_pipeline.settings import Location, Settings
+from user_pipeline.setting_values import Location
+from user_pipeline.settings import Settings
 from user_pipeline.transforms import Frame
 from user_pipeline_tests.io_managers.lakes import bucket_lake, stored
 from user_pipeline_tests.platform import Platform

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from user_pipeline.resources import embedded_postgres as postgres
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
-from user_pipeline.settings import Database
+from user_pipeline.setting_values import Database
 
 Query = Callable[[str, str], list[tuple[object, ...]]]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root is refused by Postgres")

@@ -26,7 +26,8 @@ from user_pipeline.dagster_internals import (
 from user_pipeline.defs.automation.faults import news
 from user_pipeline.defs.common import partition_range
 from user_pipeline.masking import mask
-from user_pipeline.settings import Settings, Webhook
+from user_pipeline.setting_values import Webhook
+from user_pipeline.settings import Settings
 
 _TIMEOUT = 4.0
 _PATIENCE = 8.0
