@@ -42,9 +42,10 @@ test: $(DEVELOPED) ## Every test (ARGS= passes arguments to pytest)
 screenshots: $(DEVELOPED) ## The pictures of the documentation, made anew (needs chromium)
 	$(BIN)/python -m pytest user_pipeline_tests/ui --screenshots docs/images
 
-lint: $(DEVELOPED) ## Formatting, lint, and the layers of the package
+lint: $(DEVELOPED) ## Formatting, lint, spelling, and the layers of the package
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell
 	$(BIN)/lint-imports --no-logo --no-cache
 
 types: $(DEVELOPED) ## Strict type check

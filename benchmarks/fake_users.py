@@ -1,7 +1,7 @@
 """Fake users per second, beside a loop that calls Faker for each field and cleans with pandas.
 
 Both generate, clean and write CSV, in a process of their own that has made a hundred users before, so that
-imports do not count. Then the seven assets are materialised for one day of a million users.
+imports do not count. Then the seven assets are materialized for one day of a million users.
 
     python benchmarks/fake_users.py [--users 100000] [--pipeline-users 1000000]
 """
@@ -22,7 +22,7 @@ from pathlib import Path
 NOW = datetime(2017, 4, 3, tzinfo=UTC)
 
 
-def vectorised(users: int) -> int:
+def vectorized(users: int) -> int:
     """The project's way; returns the users kept."""
     from user_pipeline.fake_users import csvfile
     from user_pipeline.fake_users.clean import clean
@@ -116,7 +116,7 @@ def main() -> None:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as processes:
         print(f"Generate, clean and write CSV, {sizes.users:,} users:")
         times = {}
-        for name, work in (("Faker per field, pandas", loop), ("this project", vectorised)):
+        for name, work in (("Faker per field, pandas", loop), ("this project", vectorized)):
             times[name], peak = processes.submit(measured, work, sizes.users).result()
             rate = sizes.users / times[name]
             print(f"  {name:<24} {times[name]:6.1f} s  {rate:10,.0f} users/s  peak {peak:6,.0f} MB")

@@ -102,7 +102,7 @@ class Platform:
         instance: dg.DagsterInstance | None = None,
         run_config: Any = None,
     ) -> dg.ExecuteInProcessResult:
-        """Materialise a day or a range of days through Dagster, checks included."""
+        """Materialize a day or a range of days through Dagster, checks included."""
         from user_pipeline.definitions import defs
         from user_pipeline.defs.ingest.data_versions import ingested_key, raw_key
 

@@ -1,4 +1,4 @@
-"""Whatever arrives and is materialised, in any order: the tables equal a full recompute from the log lines."""
+"""Whatever arrives and is materialized, in any order: the tables equal a full recompute from the log lines."""
 
 import shutil
 import tempfile
@@ -78,7 +78,7 @@ keys = st.sampled_from(["a", "nested/b"])
 
 
 class Pipeline(RuleBasedStateMachine):
-    """The real pipeline on one side, and on the other what was delivered and what was materialised when."""
+    """The real pipeline on one side, and on the other what was delivered and what was materialized when."""
 
     postgres: EmbeddedPostgres
 
@@ -93,7 +93,7 @@ class Pipeline(RuleBasedStateMachine):
         # What is in the source, and what the platform has read: a deleted object keeps what it brought.
         self.delivered: dict[str, dict[str, bytes]] = {"PageViews": {}, "UserUpdates": {}}
         self.read: dict[str, dict[str, bytes]] = {"PageViews": {}, "UserUpdates": {}}
-        # What each table holds of each day, as of its own latest materialisation.
+        # What each table holds of each day, as of its own latest materialization.
         self.views: dict[date, set[oracle.View]] = {}
         self.updates: dict[date, set[oracle.Update]] = {}
         self.counted: dict[date, set[oracle.View]] = {}

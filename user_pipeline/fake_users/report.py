@@ -51,8 +51,8 @@ class Summary:
         return {city.name: city.users for city in self.cities[:3]}
 
 
-def summarise(raw_users: int, cleaned: pa.Table) -> Summary:
-    """Summarise the users of a day.
+def summarize(raw_users: int, cleaned: pa.Table) -> Summary:
+    """Summarize the users of a day.
 
     Args:
         raw_users: users generated.

@@ -17,7 +17,7 @@ class File:
     Attributes:
         path: where it is, below the scratch directory of the run; it is removed once it is stored.
         rows: rows in it, where it has rows.
-        metadata: what else to show with the partition's materialisation.
+        metadata: what else to show with the partition's materialization.
     """
 
     path: Path

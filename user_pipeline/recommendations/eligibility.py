@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Eligibility:
-    """What a page must fulfil.
+    """What a page must fulfill.
 
     Attributes:
         min_viewers: how many users at least have viewed it in the window.

@@ -67,7 +67,7 @@ class Choices:
         eligibility: which pages may be shown.
         parameters: the model.
         neighbours: from how many pages each page is predicted; None leaves it to their number.
-        memory_limit: bytes for what is worked with, beside the history itself and its copy by page. Of a catalogue that
+        memory_limit: bytes for what is worked with, beside the history itself and its copy by page. Of a catalog that
             is too large for it, less is counted.
     """
 

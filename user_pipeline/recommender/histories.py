@@ -160,7 +160,7 @@ def _sketch_of(weights: csr_array) -> NDArray[np.float64]:
     A user's scores are thousands of numbers, most of the time of scoring if all are made. So each column is added to
     one of ``WIDTH``, with a random sign: the sum of squares of these sums is expected to be that of the scores, with a
     deviation of at most ``sqrt(2 / WIDTH)`` (Charikar, Chen & Farach-Colton, "Finding frequent items in data streams",
-    2002; Weinberger et al., "Feature hashing for large scale multitask learning", ICML 2009). Of a catalogue of no more
+    2002; Weinberger et al., "Feature hashing for large scale multitask learning", ICML 2009). Of a catalog of no more
     pages than ``WIDTH`` they are the scores themselves.
 
     Returns:

@@ -1,7 +1,7 @@
 """Page-to-page weights: the ridge regression of every page on others, EASE^R and a family around it.
 
 EASE^R (Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019) finds the pages x pages matrix B with a
-zero diagonal that minimises ``|X - X B|^2 + lambda |B|^2``. But for a constant this is
+zero diagonal that minimizes ``|X - X B|^2 + lambda |B|^2``. But for a constant this is
 
     tr(B' (G + lambda I) B) - 2 tr(B' R)    with G = R = X'X,
 
@@ -28,7 +28,7 @@ With a Lagrange multiplier for each element of the diagonal and ``P = (G + lambd
 and EASE^R's ``-P / diag(P)`` with d = 0, c = 1. The columns are separate regressions. Letting each use only K pages
 chosen for it, as SLIM does to be fast (Ning & Karypis, "SLIM: Sparse Linear Methods for Top-N Recommender Systems",
 ICDM 2011, section III-E), leaves a K x K system a page: ``b_j = (G[N, N] + lambda I)^-1 R[N, j]`` with N the pages
-chosen for j. With K covering all pages it is the same; in a small catalogue it does by default.
+chosen for j. With K covering all pages it is the same; in a small catalog it does by default.
 """
 
 from dataclasses import replace
@@ -60,7 +60,7 @@ def fit(
     Args:
         views: users x columns; in order if ``parameters.long_range`` is below 1.
         parameters: which model; ``trend`` has no effect here.
-        neighbours: K, how many pages each page is predicted from at most. None for all of them in a catalogue of at
+        neighbours: K, how many pages each page is predicted from at most. None for all of them in a catalog of at
             most ``DENSE_PAGES`` for which there is memory, otherwise ``NEIGHBOURS``.
         regularisation: in the place of that of ``parameters``.
         memory_limit: bytes to work in beside the input and its transpose, see :func:`.count_co_views`. With order 13

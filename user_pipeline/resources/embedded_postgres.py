@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL server: initialised, started and stopped on demand, on a Unix socket only.
+"""The embedded PostgreSQL server: initialized, started and stopped on demand, on a Unix socket only.
 
 Everything lives in ``<data directory>/postgres``: the cluster, ``server.log``, and ``lock``. The server
 inherits an exclusive ``flock`` on ``lock`` from the process that starts it, as do its own children. So
@@ -151,7 +151,7 @@ class EmbeddedPostgres:
 
 
 def ensure_running(data_dir: Path) -> EmbeddedPostgres:
-    """The embedded server of ``data_dir``, initialised and started if it does not serve already.
+    """The embedded server of ``data_dir``, initialized and started if it does not serve already.
 
     Any number of processes may call it at once. The server outlives the one that started it.
 
@@ -200,7 +200,7 @@ def stop(data_dir: Path) -> bool:
         EmbeddedPostgresError: it does not stop.
     """
     server = EmbeddedPostgres(data_dir.absolute())
-    signalled = False
+    signaled = False
     deadline = time.monotonic() + _PATIENCE
     try:
         if not server.home.is_dir():
@@ -211,12 +211,12 @@ def stop(data_dir: Path) -> bool:
                     with suppress(OSError):
                         if server.socket_dir != server.cluster:
                             server.socket_dir.rmdir()
-                    return signalled
+                    return signaled
             # Only the pid file of a server that answers is sure to name that server.
-            if not signalled and _silence(server) is None:
+            if not signaled and _silence(server) is None:
                 with suppress(FileNotFoundError, ProcessLookupError):  # someone else stops it just now
                     os.kill(_postmaster(server), signal.SIGINT)
-                    signalled = True
+                    signaled = True
             time.sleep(0.02)
     except OSError as error:
         raise EmbeddedPostgresError(server, f"cannot be stopped: {error}") from error
@@ -320,7 +320,7 @@ def _check_private(server: EmbeddedPostgres) -> None:
 
 
 def _start(server: EmbeddedPostgres, lock: int) -> None:
-    """Start the server, initialising the cluster first if there is none; ``lock`` becomes the server's."""
+    """Start the server, initializing the cluster first if there is none; ``lock`` becomes the server's."""
     if not server.cluster.exists():
         _initialise(server, lock)
     elif os.geteuid() == 0 and server.uid in (0, pwd.getpwnam("nobody").pw_uid):
@@ -379,7 +379,7 @@ def _initialise(server: EmbeddedPostgres, lock: int) -> None:
     except subprocess.CalledProcessError as error:
         shutil.rmtree(cluster, ignore_errors=True)
         details = error.stderr.decode(errors="replace")[-2000:]
-        raise EmbeddedPostgresError(server, "cannot be initialised", details) from error
+        raise EmbeddedPostgresError(server, "cannot be initialized", details) from error
     if os.geteuid() == 0:
         _give(cluster, _SERVER_ID)
     cluster.rename(server.cluster)

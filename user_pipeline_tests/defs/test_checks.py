@@ -73,7 +73,7 @@ def run_checks(asset: str, first: str, last: str | None = None) -> dg.ExecuteInP
 
 
 def executed(result: dg.ExecuteInProcessResult) -> set[str]:
-    """The assets that were materialised."""
+    """The assets that were materialized."""
     return {event.asset_key.to_user_string() for event in result.get_asset_materialization_events() if event.asset_key}
 
 

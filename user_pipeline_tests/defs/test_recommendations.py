@@ -62,7 +62,7 @@ def as_of(platform: Platform) -> date | None:
 
 
 def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, dict[str, Any]]:
-    """What each day's materialisation says."""
+    """What each day's materialization says."""
     return {
         str(event.partition): {name: entry.value for name, entry in event.materialization.metadata.items()}
         for event in result.get_asset_materialization_events()

@@ -5,7 +5,7 @@ import pytest
 
 from user_pipeline.fake_users.clean import clean
 from user_pipeline.fake_users.generate import generate
-from user_pipeline.fake_users.report import as_json, as_text, lines, summarise
+from user_pipeline.fake_users.report import as_json, as_text, lines, summarize
 from user_pipeline_tests.fake_users.tables import cleaned
 
 NOW = datetime(2017, 4, 3, 4, 5, 6, tzinfo=UTC)
@@ -13,7 +13,7 @@ NOW = datetime(2017, 4, 3, 4, 5, 6, tzinfo=UTC)
 
 def test_the_report_of_a_fixed_seed_reads_as_it_always_did() -> None:
     users, _ = clean(generate(100, 0.10, 0.15, 20170402), NOW)
-    assert as_text(summarise(100, users), NOW).decode() == (
+    assert as_text(summarize(100, users), NOW).decode() == (
         "User Data Processing Report\n"
         "Generated on: 2017-04-03 04:05:06\n"
         "\n"
@@ -26,7 +26,7 @@ def test_the_report_of_a_fixed_seed_reads_as_it_always_did() -> None:
 
 
 def test_the_json_report_holds_the_same_lines_and_the_numbers() -> None:
-    summary = summarise(
+    summary = summarize(
         5,
         cleaned(
             [
@@ -54,7 +54,7 @@ def test_the_json_report_holds_the_same_lines_and_the_numbers() -> None:
 
 
 def test_a_day_without_clean_users_has_no_average() -> None:
-    summary = summarise(4, cleaned([]))
+    summary = summarize(4, cleaned([]))
     assert lines(summary, NOW)[3:] == [
         "Total Raw Users: 4",
         "Total Cleaned Users: 0",
@@ -71,14 +71,14 @@ def test_a_day_without_clean_users_has_no_average() -> None:
 
 def test_cities_with_equally_many_users_are_ordered_by_name() -> None:
     users = cleaned([("Ann", "Lee", "a@b.c", city, 1) for city in ["d", "c", "b", "a", "d"]])
-    assert summarise(5, users).top_cities == {"d": 2, "a": 1, "b": 1}
+    assert summarize(5, users).top_cities == {"d": 2, "a": 1, "b": 1}
 
 
 def test_one_user_has_no_standard_deviation() -> None:
-    assert summarise(1, cleaned([("Ann", "Lee", "a@b.c", "Bern", 7)])).salary_deviation is None
+    assert summarize(1, cleaned([("Ann", "Lee", "a@b.c", "Bern", 7)])).salary_deviation is None
 
 
 @pytest.mark.parametrize(("salary", "shown"), [("1234567.5", "$1234567.50"), ("0", "$0.00")])
 def test_the_average_has_two_decimals_and_no_separators(salary: str, shown: str) -> None:
-    summary = summarise(1, cleaned([("Ann", "Lee", "a@b.c", "Bern", salary)]))
+    summary = summarize(1, cleaned([("Ann", "Lee", "a@b.c", "Bern", salary)]))
     assert f"Average Salary: {shown}" in lines(summary, NOW)

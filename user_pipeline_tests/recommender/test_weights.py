@@ -149,7 +149,7 @@ def sequences(n_users: int, n_pages: int) -> Interactions:
 
 
 def error(views: Interactions, weights: csr_array) -> float:
-    """The objective that is minimised."""
+    """The objective that is minimized."""
     x = views.matrix.astype(np.float64)
     return float(((x - x @ weights).toarray() ** 2).sum() + 20 * (weights.astype(np.float64) ** 2).sum())
 

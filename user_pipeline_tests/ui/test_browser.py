@@ -62,7 +62,7 @@ ASSETS = (
 DAYS = [datetime.now(UTC).date() - timedelta(days=ago) for ago in range(14, 0, -1)]
 FIRST, SECOND, THIRD, *_, LAST = (day.isoformat() for day in DAYS)
 ENDED = {"SUCCESS", "FAILURE", "CANCELED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED"}
-# How many dots of a plot have the colour of its line, neither grey nor transparent.
+# How many dots of a plot have the color of its line, neither gray nor transparent.
 LINE = """canvas => {
   const dots = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
   let found = 0;
@@ -214,8 +214,8 @@ def test_the_ui_answers_on_loopback_only(stack: Stack) -> None:
         socket.create_connection(("127.0.0.2", port), timeout=5)
 
 
-def test_a_partition_is_materialised_from_the_ui_and_shows_its_report(page: Page, stack: Stack, keep: Keep) -> None:
-    launched = _materialise(page, FIRST, "Launch 1 run")
+def test_a_partition_is_materialized_from_the_ui_and_shows_its_report(page: Page, stack: Stack, keep: Keep) -> None:
+    launched = _materialize(page, FIRST, "Launch 1 run")
     assert launched["__typename"] == "LaunchRunSuccess", launched
     assert _end_of_run(stack, launched["run"]["id"]) == "SUCCESS", stack.tail()
     page.goto("/runs")
@@ -233,7 +233,7 @@ def test_a_partition_is_materialised_from_the_ui_and_shows_its_report(page: Page
 
 
 def test_a_backfill_of_two_days_is_launched_and_completes(page: Page, stack: Stack) -> None:
-    launched = _materialise(page, f"[{SECOND}...{THIRD}]", "Launch backfill")
+    launched = _materialize(page, f"[{SECOND}...{THIRD}]", "Launch backfill")
     assert launched["__typename"] == "LaunchBackfillSuccess", launched
     assert _end_of_backfill(stack, launched["backfillId"]) == "COMPLETED_SUCCESS", stack.tail()
     page.goto("/runs?tab=backfills")
@@ -428,7 +428,7 @@ def test_every_picture_of_the_documentation_is_made_here() -> None:
     assert shown >= {"asset-graph", "user-page-views", "fake-users-report"}
 
 
-def _materialise(page: Page, partitions: str, button: str) -> dict[str, Any]:
+def _materialize(page: Page, partitions: str, button: str) -> dict[str, Any]:
     """Ask for partitions of the fake users as a user does; returns what the web server said to it."""
     page.goto(FAKE_USERS)
     page.get_by_role("button", name="Materialize all").click()

@@ -191,7 +191,7 @@ def fake_users_report(
     def make(day: str, folder: Path) -> File:
         raw = _read(fake_users_extracted, day, RAW, only=["id"])
         cleaned = _read(fake_users_cleaned, day, CLEANED, only=["city", "salary"])
-        summary = report.summarise(raw.num_rows, cleaned)
+        summary = report.summarize(raw.num_rows, cleaned)
         write = report.as_json if config.report_format == "json" else report.as_text
         shown = _as_code(report.lines(summary, started)) + _image(fake_users_salary_chart.read(day))
         path = folder / f"users_report.{config.report_format}"

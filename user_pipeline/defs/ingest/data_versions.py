@@ -2,7 +2,7 @@
 
 Each feed is an external asset with a partition a day. A day's data version is the version of the commit in which its
 rows last changed, behind the id of the lake: ``<id>:<number>``. The same goes for the raw asset: its version is the
-newest one of the days it was materialised with.
+newest one of the days it was materialized with.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
