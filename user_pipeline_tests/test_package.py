@@ -64,7 +64,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(built: Path)
     expected = {
         str(path.relative_to(CHECKOUT))
         for path in package.rglob("*")
-        if path.is_file() and path.suffix in (".py", ".sql", ".typed")
+        if path.is_file() and path.suffix in (".jinja", ".py", ".sql", ".typed")
     }
     assert any(name.endswith(".sql") for name in expected)
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}

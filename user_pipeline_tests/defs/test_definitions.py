@@ -158,6 +158,9 @@ ASSETS = {
     "user_page_views_csv": expect(
         "exports", "s3 csv", "csv_io_manager", "user_id email url count last_viewed", parents="user_page_views"
     ),
+    "traffic_report": expect(
+        "exports", "s3 html matplotlib", "files_io_manager", "", parents="user_page_views recommendation_quality"
+    ),
     "fake_users_archive": expect(
         "fake_users", "python zip", "files_io_manager", "id first_name last_name email city salary"
     ),

@@ -28,13 +28,13 @@ import pytest
 import requests
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 from obstore.store import LocalStore
-from playwright.sync_api import Browser, FloatRect, Locator, Page, Response, expect, sync_playwright
+from playwright.sync_api import Browser, FloatRect, Locator, Page, Response, expect
 
 from user_pipeline.cli.sample_logs import SampleLogs
 from user_pipeline_tests import CHECKOUT
 from user_pipeline_tests.servers import discard
+from user_pipeline_tests.ui.conftest import CHROMIUM
 
-CHROMIUM = shutil.which("chromium")
 PATIENCE = 150.0
 """Seconds for what may take long on a slow machine; what has failed is told at once."""
 SHOWN = 60.0
@@ -56,6 +56,7 @@ ASSETS = (
     "recommendation_parameters",
     "recommendation_quality",
     "page_recommendations_csv",
+    "traffic_report",
     "user_page_views_csv",
 )
 # The last two weeks: what the UI plots are the latest partitions.
@@ -169,17 +170,6 @@ def stack() -> Iterator[Stack]:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
         discard(home)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    quiet = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
-    # Another site, and a name of its own that it makes lead to the UI.
-    names = "--host-resolver-rules=MAP *.example 127.0.0.1"
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=[*quiet.split(), names])
-        yield launched
-        launched.close()
 
 
 @pytest.fixture
