@@ -13,6 +13,7 @@ from user_pipeline.cli.reconcile import rebuild, verify
 from user_pipeline.cli.reread import reread
 from user_pipeline.cli.samples import demo, sample
 from user_pipeline.cli.services import down, up
+from user_pipeline.cli.status import status
 from user_pipeline.private_files import keep_private
 from user_pipeline.resources import embedded_postgres as postgres
 
@@ -59,7 +60,7 @@ def main(context: click.Context) -> None:
 
 
 for command in (
-    sample, demo, objects, accept, reread, files, vacuum, recover, env, init_databases, psql, verify, rebuild, up, down,
+    sample, demo, status, objects, accept, reread, files, vacuum, recover, env, init_databases, psql, verify, rebuild, up, down,
     filters,
 ):  # fmt: skip
     main.add_command(command)

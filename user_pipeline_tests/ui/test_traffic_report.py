@@ -86,8 +86,8 @@ def test_the_report_is_one_file_readable_by_day_by_night_and_on_a_phone(
     assert requests == [url]
     assert said == []
     if directory := request.config.getoption("--screenshots"):
-        top = {"x": 60, "y": 0, "width": 1160, "height": 1230}
-        page.screenshot(path=Path(directory) / "traffic-report.png", full_page=True, clip=FloatRect(**top))
+        top = FloatRect(x=60, y=0, width=1160, height=1230)
+        page.screenshot(path=Path(directory) / "traffic-report.png", full_page=True, clip=top)
     page.locator("details").evaluate("details => details.open = true")
     backgrounds = set()
     for width in (1280, 390, 320):

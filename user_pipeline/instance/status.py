@@ -1,0 +1,75 @@
+"""What Dagster knows of the last run, and of the checks that fail now."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+
+from user_pipeline.dagster_internals import AssetCheckExecutionRecordStatus
+from user_pipeline.masking import shorten
+
+_LONGEST = 300
+
+
+@dataclass(frozen=True, slots=True)
+class LastRun:
+    """The run that was made last; ``seconds`` is None for one that has not begun, or not ended."""
+
+    run_id: str
+    job: str
+    status: str
+    days: str
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class FailedCheck:
+    """A check whose latest evaluation failed; ``severity`` is ERROR or WARN."""
+
+    asset: str
+    check: str
+    severity: str
+    day: str | None
+    description: str
+
+
+def has_instance() -> bool:
+    """Whether commands here share an instance; Dagster would make one that is gone when they end."""
+    return bool(os.environ.get("DAGSTER_HOME")) or Path("dagster.yaml").is_file()
+
+
+def last_run(instance: dg.DagsterInstance) -> LastRun | None:
+    """The run that was made last, if any."""
+    records = instance.get_run_records(limit=1)
+    if not records:
+        return None
+    [record] = records
+    run = record.dagster_run
+    day = run.tags.get("dagster/partition")
+    first, last = (run.tags.get(f"dagster/asset_partition_range_{end}", day) for end in ("start", "end"))
+    began, ended = record.start_time, record.end_time
+    return LastRun(
+        run.run_id,
+        "assets" if run.job_name.startswith("__ASSET_JOB") else run.job_name,
+        run.status.value,
+        "" if first is None else str(first) if first == last else f"{first}...{last}",
+        ended - began if began and ended else None,
+    )
+
+
+def failed_checks(instance: dg.DagsterInstance, keys: Iterable[dg.AssetCheckKey]) -> Sequence[FailedCheck]:
+    """The checks whose latest evaluation failed, errors first."""
+    latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(list(keys))
+    failed = []
+    for key, record in latest.items():
+        if record.status != AssetCheckExecutionRecordStatus.FAILED or record.event is None:
+            continue
+        event = record.event.dagster_event
+        # A step that broke before it had a result has none.
+        made = event.asset_check_evaluation_data if event else None
+        severity = made.severity.value if made else "ERROR"
+        text = shorten((made and made.description) or "", _LONGEST)
+        failed.append(FailedCheck(key.asset_key.to_user_string(), key.name, severity, record.partition, text))
+    return sorted(failed, key=lambda check: (check.severity != "ERROR", check.asset, check.check))
