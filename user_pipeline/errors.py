@@ -15,6 +15,10 @@ class PermanentError(Exception):
     """Something a person has to change first: a setting, a bucket, an object, a table."""
 
 
+class UnavailableError(Exception):
+    """A store, database or queue does not answer, or broke off; it may do better later."""
+
+
 class MaskedError(Exception):
     """Stands for an error whose message, or that of one of its causes, held an e-mail address or a secret."""
 

@@ -11,6 +11,7 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -349,6 +350,20 @@ def env_file(environment: Mapping[str, str] = os.environ) -> Path:
 def variable_of(field: str) -> str:
     """The environment variable that a field of :class:`Settings` is read from."""
     return str(Settings.model_fields[field].validation_alias)
+
+
+_OF_DEPLOYMENTS = ("USER_PIPELINE_CODE_HOST", "USER_PIPELINE_CODE_PORT", "USER_PIPELINE_TAG")
+"""What files below deploy/ use that is nothing to the package."""
+
+
+def unknown_variables(environment: Mapping[str, str] = os.environ) -> dict[str, str | None]:
+    """Variables that look like settings and are none, each with the setting whose name is most like it, if any."""
+    known = [variable_of(field) for field in Settings.model_fields]
+    return {
+        name: next(iter(get_close_matches(name, known, 1)), None)
+        for name in environment
+        if name.startswith("USER_PIPELINE_") and name not in (*known, *_OF_DEPLOYMENTS)
+    }
 
 
 def _line(wrong: ErrorDetails, origin: Path | None) -> str:

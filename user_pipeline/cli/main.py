@@ -29,9 +29,9 @@ class _Group(click.Group):
         except (settings.SettingsError, postgres.EmbeddedPostgresError) as error:
             raise click.ClickException(str(error)) from error
         except Exception as error:
-            from user_pipeline.errors import PermanentError
+            from user_pipeline.errors import PermanentError, UnavailableError
 
-            if isinstance(error, PermanentError):
+            if isinstance(error, PermanentError | UnavailableError):
                 raise click.ClickException(str(error)) from error
             raise
 
@@ -54,6 +54,8 @@ def main(context: click.Context) -> None:
     """
     if context.invoked_subcommand == filters.name:
         return  # it writes no file, and is started where the settings are not
+    for name, like in settings.unknown_variables().items():
+        click.echo(f"Warning: {name} is no setting{f'; is {like} meant?' if like else '.'}", err=True)
     # The command that needs the settings says what is wrong with them; its --help needs none.
     with suppress(settings.SettingsError):
         keep_private()

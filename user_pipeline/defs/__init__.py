@@ -4,6 +4,11 @@ import warnings
 
 import dagster as dg
 
+from user_pipeline import short_errors
+
+# Before anything that may be wrong is loaded.
+short_errors.install()
+
 # Features of Dagster that may still change and are used knowingly: without this, every command prints pages of it. What
 # Dagster says of others is shown.
 for _feature, _category in (

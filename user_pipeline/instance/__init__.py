@@ -9,8 +9,12 @@ from typing import Any
 
 from dagster import DagsterInstance, Field
 
+from user_pipeline import short_errors
 from user_pipeline.dagster_internals import InstanceRef
 from user_pipeline.private_files import keep_private
+
+# Before the settings are asked for.
+short_errors.install()
 
 # On import: Dagster makes the storages, and with them the embedded Postgres, before it makes the instance.
 keep_private()

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from user_pipeline.errors import PermanentError
+from user_pipeline.errors import PermanentError, UnavailableError
 from user_pipeline.masking import mask
 from user_pipeline.setting_values import Location
 
@@ -30,6 +30,8 @@ _CLIENT_ATTEMPTS = 9
 _CREDENTIALS_TTL = timedelta(minutes=9)
 _ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse", "sse-c")
 # Some come with another status than 403.
+_ELSEWHERE = ("AuthorizationHeaderMalformed", "PermanentRedirect", "301 Moved Permanently", "IncorrectEndpoint")
+"""How S3 says that a bucket is in another region than the request was made for."""
 _REFUSALS = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken")
 
 
@@ -40,7 +42,7 @@ class ObjectStoreError(PermanentError):
         super().__init__(f"{location.variable}={location.url}: {problem}")
 
 
-class ObjectStoreUnavailableError(Exception):
+class ObjectStoreUnavailableError(UnavailableError):
     """A store answers, but not now; it may do better later."""
 
     def __init__(self, location: Location, problem: str) -> None:
@@ -193,6 +195,12 @@ def _probe(store: "BucketStore", location: Location, bucket: str, endpoint: str 
         reason = mask(str(error))
         if "NoSuchBucket" in reason:
             problem = f"the bucket {bucket!r} does not exist at {where}"
+        elif any(text in reason for text in _ELSEWHERE):
+            there = re.search(r"expecting '([\w-]+)'|<Region>([\w-]+)</Region>", reason)
+            name = f" ({there[1] or there[2]})" if there else ""
+            problem = (
+                f"the bucket {bucket!r} is in another region than requests go to; set AWS_REGION to its region{name}"
+            )
         elif isinstance(error, PermissionDeniedError | UnauthenticatedError) or any(
             text in reason for text in ("403 Forbidden", *(f"<Code>{code}</Code>" for code in _REFUSALS))
         ):

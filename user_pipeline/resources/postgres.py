@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from user_pipeline.errors import PermanentError
+from user_pipeline.errors import PermanentError, UnavailableError
 from user_pipeline.interrupts import cancelled_by, off_main_thread
 from user_pipeline.setting_values import Database
 
@@ -25,13 +25,15 @@ class StatementError(PermanentError):
     """A database cannot carry out a statement, and never will."""
 
 
-class DatabaseUnavailableError(Exception):
+class DatabaseUnavailableError(UnavailableError):
     """A database does not answer, or broke off; it may do better later."""
 
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html: what no second try mends.
 _PERMANENT_CLASSES = ("0A", "22", "23", "42")
 _NOT_ALLOWED = "42501"
+_OLDEST = 15
+"""The first major version of PostgreSQL that is tried: earlier ones lack what roles and statements use."""
 _REFUSED = ("28000", "28P01", "3D000", _NOT_ALLOWED)
 _REFUSED_TEXTS = (
     "password authentication failed",
@@ -151,13 +153,20 @@ class Postgres:
         except adbc.Error as error:
             # libpq's message never holds the password.
             final = [line for line in str(error).splitlines() if any(text in line for text in _REFUSED_TEXTS)]
-            reason = final[0].strip() if final else _first_line(error)
+            reason = _remedied(final[0].strip() if final else _first_line(error))
             message = f"{self.database.variable}: cannot connect to Postgres: {reason}"
             refused = bool(final) or error.sqlstate in _REFUSED
             raise (DatabaseError if refused else DatabaseUnavailableError)(message) from None
         with connection.cursor() as cursor:
             # A moment compared with a column without a zone means its UTC clock, whatever the server's zone.
             _execute(cursor, "set time zone 'UTC'")
+            _execute(cursor, "select current_setting('server_version')")
+            [(version,)] = cursor.fetchall()
+        if int(re.match(r"\d+", version)[0]) < _OLDEST:  # type: ignore[index] # it begins with a number
+            connection.close()
+            raise DatabaseError(
+                f"{self.database.variable}: PostgreSQL {version} is too old; use PostgreSQL {_OLDEST} or later"
+            )
         return connection
 
     def _explained(self, error: Any) -> Exception:  # noqa: ANN401 - the driver's error, or Arrow's
@@ -313,6 +322,24 @@ def _said(text: str) -> str:
     return text.partition("\n")[0]
 
 
+_REMEDIES = {
+    "password authentication failed": "correct user and password in the URL",
+    "does not exist": "create it (deploy/sql/roles.sql makes all databases and roles), or correct the URL",
+    "no pg_hba.conf entry": "the server does not let this machine in: add it to its pg_hba.conf",
+    "could not translate host name": "correct the host in the URL",
+    "failed: ": "start the server, or correct host and port in the URL",
+}
+"""What libpq says, and what would be right."""
+
+
+def _remedied(reason: str) -> str:
+    reason = reason.partition("Failed to connect: ")[2] or reason
+    remedy = next((remedy for said, remedy in _REMEDIES.items() if said in reason), None)
+    return f"{reason}. {remedy[0].upper()}{remedy[1:]}." if remedy else reason
+
+
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    # Where libpq was refused is said before it asks whether anybody is there.
+    said = [line for line in lines if "failed: " in line]
+    return (said or lines or [type(error).__name__])[-1]

@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
 
-from user_pipeline.errors import PermanentError
+from user_pipeline.errors import PermanentError, UnavailableError
 from user_pipeline.masking import mask
 from user_pipeline.resources.object_store import CONNECT_TIMEOUT
 from user_pipeline.setting_values import Location
@@ -37,7 +37,7 @@ class QueueError(PermanentError):
     """The queue cannot be used as it is set."""
 
 
-class QueueUnavailableError(Exception):
+class QueueUnavailableError(UnavailableError):
     """The queue does not answer now; it may do better later."""
 
 
