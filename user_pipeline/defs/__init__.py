@@ -20,6 +20,9 @@ for _feature, _category in (
     ("Parameter `allow_nonexistent_upstream_partitions` ", dg.BetaWarning),
     # Dagster's own way to find the assets of a group.
     ("Parameter `include_sources` of function `AssetSelection.groups` ", dg.BetaWarning),
+    # Links from assets to their code and documentation.
+    ("Class `LocalFileCodeReference` ", dg.BetaWarning),
+    ("Class `CodeReferencesMetadataValue` ", dg.BetaWarning),
     # How the folder is loaded: both functions, and no other that begins so.
     ("Function `load_definitions_from_modules?` ", dg.PreviewWarning),
 ):

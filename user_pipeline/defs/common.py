@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -12,6 +13,7 @@ from user_pipeline.dagster_internals import (
     ASSET_PARTITION_RANGE_START_TAG,
     PARTITION_NAME_TAG,
 )
+from user_pipeline.defs.links import links
 from user_pipeline.defs.partitions import DAILY
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.interrupts import raise_if_told
@@ -71,8 +73,15 @@ def unpartitioned_asset(
         # it of every asset of a range, those without days included.
         "backfill_policy": dg.BackfillPolicy.single_run(),
     }
-    decorator: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(**{**common, **options})
-    return decorator
+
+    def decorate(compute: Callable[..., Any]) -> dg.AssetsDefinition:
+        code = compute.__code__
+        linked = links(compute.__name__, options["group_name"], Path(code.co_filename), code.co_firstlineno)
+        metadata = {**options.get("metadata", {}), **linked}
+        made: dg.AssetsDefinition = dg.asset(**{**common, **options, "metadata": metadata})(compute)
+        return made
+
+    return decorate
 
 
 def daily_asset(

@@ -13,6 +13,7 @@ import pytest
 
 from user_pipeline.definitions import defs
 from user_pipeline.defs.partitions import DAILY
+from user_pipeline_tests import CHECKOUT
 
 
 @dataclass(frozen=True)
@@ -273,6 +274,33 @@ def test_all_assets_share_days_owners_and_retries_and_run_ranges_at_once(name: s
         assert policy.backoff == dg.Backoff.EXPONENTIAL
     for check in GRAPH.asset_check_nodes:
         assert check.partitions_def == GRAPH.get(check.key.asset_key).partitions_def
+
+
+@pytest.mark.parametrize("name", [*ASSETS, *SOURCES])
+def test_an_asset_leads_to_its_code_and_its_page(name: str) -> None:
+    node = GRAPH.get(dg.AssetKey(name))
+    entry = node.metadata["dagster/code_references"]
+    assert isinstance(entry, dg.CodeReferencesMetadataValue)
+    found = {}
+    for reference in entry.code_references:
+        assert isinstance(reference, dg.LocalFileCodeReference)
+        path = Path(reference.file_path)
+        assert path.is_file()
+        assert path == CHECKOUT / (reference.label or "")
+        found[path.suffix] = (path, reference.line_number or 0)
+    # A source is made by nobody here, and the fake users need no page.
+    expected = {".md"} if name in SOURCES else {".py"} if node.group_name == FAKE_USERS else {".py", ".md"}
+    assert set(found) == expected
+    if ".py" in found and found[".py"][1] != 1:
+        path, line = found[".py"]
+        assert f"def {name}(" in "".join(path.read_text().splitlines(keepends=True)[line - 1 :][:60])
+
+
+def test_each_field_of_run_config_is_described() -> None:
+    for name in ASSETS:
+        schema = defs.resolve_assets_def(dg.AssetKey(name)).op.config_schema.as_field().config_type
+        for field, of in getattr(schema, "fields", {}).items():
+            assert of.description, (name, field)
 
 
 def test_days_are_utc_from_the_start_date_on() -> None:

@@ -9,6 +9,7 @@ from user_pipeline import settings
 from user_pipeline.defs.common import OWNERS, PERSONAL, partition_range, unpartitioned_asset
 from user_pipeline.defs.ingest.data_versions import ingested_key, source_key, unreported_days
 from user_pipeline.defs.ingest.run_log import logged_to
+from user_pipeline.defs.links import links
 from user_pipeline.defs.partitions import DAILY
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.errors import never_retried
@@ -29,6 +30,7 @@ def _source(feed: Feed, kind: str) -> dg.AssetSpec:
         kinds={"s3", kind},
         owners=OWNERS,
         partitions_def=DAILY,
+        metadata=links(source_key(feed).to_user_string(), "source"),
     )
 
 

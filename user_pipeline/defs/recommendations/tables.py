@@ -1,10 +1,12 @@
 """The tables that are made of a day's history, as Dagster shows them."""
 
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from user_pipeline.defs.common import FRESHNESS, OWNERS, PERSONAL, column_lineage, column_schema
+from user_pipeline.defs.links import links
 from user_pipeline.io_managers.partitioned import PARTITIONED
 from user_pipeline.recommendations.page_lists import POPULAR, RELATED
 from user_pipeline.recommender.defaults import TREND_DAYS
@@ -22,7 +24,7 @@ def _snapshots(code_version: str, description: str, metadata: dict[str, Any], **
         is_required=False,
         owners=OWNERS,
         freshness_policy=FRESHNESS,
-        metadata=metadata,
+        metadata={**metadata, **links("page_recommendations", "marts", Path(__file__).with_name("assets.py"))},
         **options,
     )
 
