@@ -62,7 +62,7 @@ def main(context: click.Context) -> None:
 
 
 for command in (
-    sample, demo, status, objects, accept, reread, files, vacuum, recover, env, init_databases, psql, verify, rebuild, up, down,
-    filters,
+    sample, demo, status, objects, accept, reread, files, vacuum, recover, env, init_databases, psql, verify, rebuild,
+    up, down, filters,
 ):  # fmt: skip
     main.add_command(command)

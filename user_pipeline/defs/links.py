@@ -11,12 +11,8 @@ import dagster as dg
 _CHECKOUT = Path(__file__).parents[2]
 _DOCS = _CHECKOUT / "docs"
 _PAGES = {
-    "source": "architecture.md",
-    "ingest": "architecture.md",
-    "raw": "architecture.md",
-    "cleaned": "architecture.md",
-    "marts": "architecture.md",
-    "exports": "operations.md",
+    **dict.fromkeys(("source", "ingest", "raw", "cleaned", "marts", "exports"), "assets.md"),
+    "fake_users": "fake-users.md",
     "traffic_report": "traffic-report.md",
     **dict.fromkeys(
         ("page_recommendations", "related_pages", "popular_pages", "recommendation_parameters"), "recommendations.md"

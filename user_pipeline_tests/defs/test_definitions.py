@@ -288,9 +288,8 @@ def test_an_asset_leads_to_its_code_and_its_page(name: str) -> None:
         assert path.is_file()
         assert path == CHECKOUT / (reference.label or "")
         found[path.suffix] = (path, reference.line_number or 0)
-    # A source is made by nobody here, and the fake users need no page.
-    expected = {".md"} if name in SOURCES else {".py"} if node.group_name == FAKE_USERS else {".py", ".md"}
-    assert set(found) == expected
+    # A source is made by nobody here.
+    assert set(found) == ({".md"} if name in SOURCES else {".py", ".md"})
     if ".py" in found and found[".py"][1] != 1:
         path, line = found[".py"]
         assert f"def {name}(" in "".join(path.read_text().splitlines(keepends=True)[line - 1 :][:60])
