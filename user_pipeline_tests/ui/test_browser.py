@@ -342,7 +342,7 @@ def test_numbers_are_plotted_over_the_days(page: Page, stack: Stack, keep: Keep)
 @pytest.mark.usefixtures("arrived")
 def test_the_graph_reads_from_left_to_right_and_opens(page: Page, keep: Keep) -> None:
     # Large enough for all to fit at the scale at which an asset shows more than its name.
-    page.set_viewport_size({"width": 2600, "height": 1660})
+    page.set_viewport_size({"width": 3000, "height": 1660})
     page.goto("/asset-groups")
     graph = page.locator("svg:has(foreignObject)")
     nodes = [graph.get_by_text(group, exact=True).first for group in GROUPS]
