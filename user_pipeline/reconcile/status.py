@@ -20,7 +20,8 @@ from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.lake.lake import Lake
 from user_pipeline.masking import mask
 from user_pipeline.resources.postgres import Postgres
-from user_pipeline.settings import Database, Location, Settings, hide_password
+from user_pipeline.setting_values import Database, Location, hide_password
+from user_pipeline.settings import Settings
 from user_pipeline.warehouse.tables import SNAPSHOTS
 
 if TYPE_CHECKING:

@@ -245,7 +245,7 @@ def arrived(stack: Stack) -> None:
         found = stack.graphql(
             """query ($last: [String!]) {
               runsOrError(filter: {statuses: [FAILURE, CANCELED]}) { ... on Runs { results { runId jobName } } }
-              assetNodeOrError(assetKey: {path: ["recommendation_quality"]}) {
+              assetNodeOrError(assetKey: {path: ["traffic_report"]}) {
                 ... on AssetNode { assetMaterializations(partitions: $last) { runId } }
               }
             }""",
