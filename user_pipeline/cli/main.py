@@ -60,7 +60,7 @@ def main(context: click.Context) -> None:
 
 
 for command in (
-    sample, demo, objects, accept, reread, files, vacuum, forget, recover, env, init_databases, psql, verify, rebuild, up, down,
-    filters,
+    sample, demo, objects, accept, reread, files, vacuum, forget, recover, env, init_databases, psql, verify, rebuild,
+    up, down, filters,
 ):  # fmt: skip
     main.add_command(command)
