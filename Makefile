@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 DEVELOPED := .venv/.developed
 
 .DEFAULT_GOAL := help
-.PHONY: help install fill demo up test screenshots lint types docs definitions format lock bench clean
+.PHONY: help install fill demo up test screenshots lint types docs definitions format lock bench soak clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ lock: $(DEVELOPED) ## Choose new versions within pyproject.toml's bounds
 	$(COMPILE) --upgrade --extra dev --output-file requirements-dev.lock
 	rm requirements.lock
 	$(COMPILE) --constraint requirements-dev.lock --output-file requirements.lock
+
+soak: $(DEVELOPED) ## Random histories against the oracle (ARGS="--minutes 60 --seed 1"); goes on where it was
+	$(BIN)/python -m user_pipeline_tests.soak $(ARGS)
 
 BENCH ?= pipeline.py
 bench: $(DEVELOPED) ## A benchmark: pipeline.py, or BENCH=recommender_speed.py (ARGS= are its arguments: ARGS=--help)

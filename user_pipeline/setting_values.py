@@ -133,6 +133,13 @@ def to_expression(value: str) -> str | None:
     return value or None
 
 
+def to_kept_days(value: str) -> int | None:
+    """How many days are kept; None for all."""
+    if value and not (re.fullmatch("[0-9]{1,5}", value) and int(value)):
+        raise ValueError("a number of days from 1 to 99999, such as 400; unset, all are kept")
+    return int(value) if value else None
+
+
 def to_command(value: str) -> str | None:
     """A program and its arguments, quoted as for a shell; None if it is empty."""
     try:

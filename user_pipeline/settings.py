@@ -46,6 +46,7 @@ from user_pipeline.setting_values import (
     to_command,
     to_expression,
     to_hosts,
+    to_kept_days,
     to_key,
     to_names,
     to_webhook,
@@ -199,6 +200,11 @@ class Settings(BaseSettings):
     )
     recommendation_exclude_urls: _Expression = _setting(
         "USER_PIPELINE_RECOMMENDATION_EXCLUDE_URLS", "", "one found in no url that may be recommended"
+    )
+    retention_days: Annotated[int | None, BeforeValidator(to_kept_days)] = _setting(
+        "USER_PIPELINE_RETENTION_DAYS",
+        "",
+        "rows, rejected lines and identities of days older than this leave lake and staging; the marts keep their sums",
     )
     alert_webhook: _Webhook = _setting(
         "USER_PIPELINE_ALERT_WEBHOOK_URL", "", "where failed runs and checks are posted, as Slack takes it; a secret"

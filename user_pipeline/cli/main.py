@@ -8,6 +8,7 @@ import click
 from user_pipeline import settings
 from user_pipeline.cli.databases import env, init_databases, psql
 from user_pipeline.cli.filters import filters
+from user_pipeline.cli.forget import forget
 from user_pipeline.cli.lake import accept, files, objects, recover, vacuum
 from user_pipeline.cli.reconcile import rebuild, verify
 from user_pipeline.cli.reread import reread
@@ -62,7 +63,7 @@ def main(context: click.Context) -> None:
 
 
 for command in (
-    sample, demo, status, objects, accept, reread, files, vacuum, recover, env, init_databases, psql, verify, rebuild,
-    up, down, filters,
+    sample, demo, status, objects, accept, reread, files, vacuum, forget, recover, env, init_databases, psql, verify,
+    rebuild, up, down, filters,
 ):  # fmt: skip
     main.add_command(command)

@@ -34,6 +34,8 @@ def report(comparisons: Iterable[Comparison], say: Callable[[str], None]) -> boo
                 say(f"    {example}")
         if len(compared.differences) > _DAYS_SHOWN:
             say(f"  and {len(compared.differences) - _DAYS_SHOWN} more")
+        if compared.retired:
+            say(f"  past their retention, and not compared: {', '.join(_ranges(compared.retired))}")
         if compared.absent:
             say(f"  not materialized, and not compared: {', '.join(_ranges(compared.absent))}")
     wrong = [compared for compared in seen if compared.differences]

@@ -18,6 +18,7 @@ from user_pipeline.ingest.entries import Entry, FurtherField, ObjectDay, Unfetch
 from user_pipeline.ingest.feeds import Feed, parse_macros
 from user_pipeline.ingest.filter import Filter, FilterError, read_with
 from user_pipeline.ingest.lines import LineCounter, cut
+from user_pipeline.ingest.withheld import Withheld
 from user_pipeline.lake.transfer import new_path, put
 from user_pipeline.masking import mask, mask_key
 from user_pipeline.resources.storage import ObjectStorage
@@ -59,6 +60,7 @@ class IngestBatch:
         start_date: date,
         now: datetime,
         chosen: Filter | None = None,
+        withheld: Withheld | None = None,
     ) -> None:
         self._feed = feed
         self._source = source
@@ -67,6 +69,7 @@ class IngestBatch:
         self._connection = engine.connect()
         self._limits = limits
         self._filter = chosen
+        self._withheld = withheld
         self._read_with = read_with(chosen)
         self._stopped: BaseException | None = None
         self._start_date = start_date
@@ -106,6 +109,8 @@ class IngestBatch:
         self._parse(objects)
         if self._stopped:
             raise self._stopped
+        if self._withheld:
+            self._withheld.reject(self._connection, self._feed)
         self._limit_rejects()
         connection.execute("delete from parsed where object in $out", {"out": [*self._errors, *self._skipped]})
         paths = [item["path"] for item in objects]

@@ -32,7 +32,8 @@ begin
     -- The commit that wrote this row.
     version bigint not null,
     primary key (feed, object_id)
-  );
+    -- It may have millions of rows, of which a day adds thousands: a fifth of them, the default, would come once a year.
+  ) with (autovacuum_vacuum_insert_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
   -- Nearly empty: what has to be found without reading the table.
   create index ingested_objects_unread on pipeline.ingested_objects (feed)
     where error is not null or start_date is null or failed_etag is not null;
@@ -54,7 +55,7 @@ begin
     file_rows bigint,
     file_size bigint,
     primary key (feed, object_id, day)
-  );
+  ) with (autovacuum_vacuum_insert_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
   create index ingested_days_day on pipeline.ingested_days (feed, day);
   create index ingested_days_version on pipeline.ingested_days (feed, version);
   -- Files that rows of the manifest referred to until then. Somebody may still be reading them.

@@ -5,8 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 
+from user_pipeline.ingest.retirement import PAST_RETENTION
+from user_pipeline.ingest.suppression import SUPPRESSED
 from user_pipeline.lake.registry import LakeFile
 
+WITHHELD = (SUPPRESSED, PAST_RETENTION)
+"""Reasons of lines that nothing is wrong with, but that are not to be kept."""
 _QUICK_ATTEMPTS = 4
 """An object that cannot be fetched is tried this often before it is left for later."""
 _LONGEST_WAIT = timedelta(days=1)
@@ -101,6 +105,7 @@ class Entry:
         rejected: rejected lines by reason.
         rejects_path: the file of the lake that has them; None if there are none.
         days: what it brought, by event date.
+        retired_rows: how many rows it brought for days that are past their retention.
         failure: set while the object's content, or its new content, cannot be fetched; everything else then is
             of the content read before (of none, for an object that was never read).
     """
@@ -119,17 +124,23 @@ class Entry:
     rejected: Mapping[str, int] = field(default_factory=dict)
     rejects_path: str | None = None
     days: Mapping[date, ObjectDay] = field(default_factory=dict)
+    retired_rows: int = 0
     failure: Failure | None = None
 
     @property
     def rows(self) -> int:
         """Usable rows, of all days."""
-        return sum(brought.rows for brought in self.days.values())
+        return self.retired_rows + sum(brought.rows for brought in self.days.values())
 
     @property
     def rejects(self) -> int:
         """Rejected lines, for whatever reason."""
         return sum(self.rejected.values())
+
+    @property
+    def faulty(self) -> int:
+        """Rejected lines that something is wrong with: those that are only not to be kept are left out."""
+        return self.rejects - sum(self.rejected.get(reason, 0) for reason in WITHHELD)
 
     @property
     def unaccounted(self) -> int:

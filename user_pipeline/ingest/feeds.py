@@ -7,6 +7,7 @@ from user_pipeline.email_address import EMAIL_PATTERN
 from user_pipeline.resources.storage import SOURCE_FOLDERS
 
 REASONS = (
+    "suppressed_user",
     "malformed",
     "invalid_timestamp",
     "out_of_range",
@@ -15,8 +16,10 @@ REASONS = (
     "missing_url",
     "invalid_email",
     "missing_environment",
+    "past_retention",
 )
-"""Why a line is no usable row; a line with several faults is rejected for the first of these."""
+"""Why a line is no usable row; a line with several faults is rejected for the first of these. Of a line that is
+``suppressed_user`` or ``past_retention`` the text is not kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from datetime import date, timedelta
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from user_pipeline.ingest.entries import WITHHELD
 from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.lake.log import write_log
 from user_pipeline.lake.registry import begin_commit
@@ -33,7 +34,7 @@ class Intake:
     Attributes:
         day: the day.
         lines: how many, blank and header lines left out.
-        rejected: how many of them were rejected.
+        rejected: how many of them were rejected; not those that nothing is wrong with, but that are not to be kept.
         worst: the object with most of these, and how many it has.
         as_of: the newest commit to the staging database when this was so.
     """
@@ -48,6 +49,8 @@ class Intake:
 def newly_read(manifest: Manifest, days: Sequence[date]) -> list[Intake]:
     """What was read for some days since they were accepted last; none for a day that nothing was read for."""
     name = literal(manifest.feed.name)
+    withheld = " - ".join(f"coalesce((o.rejected ->> '{reason}')::bigint, 0)" for reason in WITHHELD)
+    faulty = f"(o.rejects - {withheld})"
     found = manifest.fetch(
         f"""
         with wanted as (
@@ -56,16 +59,16 @@ def newly_read(manifest: Manifest, days: Sequence[date]) -> list[Intake]:
           left join pipeline.accepted_days a on a.feed = {name} and a.day = d.day
         ),
         read as (
-          select w.day, o.* from wanted w
+          select w.day, o.*, {faulty} as faulty from wanted w
           join pipeline.ingested_days b on b.feed = {name} and b.day = w.day and b.rows > 0
           join pipeline.ingested_objects o on o.feed = {name} and o.object_id = b.object_id and o.version > w.accepted
           union all
-          select w.day, o.* from pipeline.ingested_objects o
+          select w.day, o.*, {faulty} from pipeline.ingested_objects o
           join wanted w on w.day - (o.last_modified at time zone 'UTC')::date in (0, -1) and o.version > w.accepted
-          where o.feed = {name} and o.rejects > 0 and o.rows = 0
+          where o.feed = {name} and {faulty} > 0 and o.rows = 0
         )
-        select day, sum(lines - blank - header)::bigint, sum(rejects)::bigint,
-          (array_agg(key order by rejects desc, key collate "C"))[1], max(rejects),
+        select day, sum(lines - blank - header)::bigint, sum(faulty)::bigint,
+          (array_agg(key order by faulty desc, key collate "C"))[1], max(faulty),
           (select max(version) from pipeline.lake_commits)
         from read where error is null group by day order by day
         """

@@ -33,8 +33,10 @@ from user_pipeline.ingest.entries import Entry, Failure, FurtherField, ObjectDay
 from user_pipeline.ingest.feeds import Feed
 from user_pipeline.ingest.look import Look
 from user_pipeline.ingest.rejects import create_rejects, replace_rejects
+from user_pipeline.ingest.retirement import NOT_RETIRED, create_retirement
+from user_pipeline.ingest.suppression import create_suppression
 from user_pipeline.lake.log import write_log
-from user_pipeline.lake.registry import LakeFile, Registry, begin_commit
+from user_pipeline.lake.registry import LakeFile, Registry
 from user_pipeline.resources.postgres import literal
 
 if TYPE_CHECKING:
@@ -63,6 +65,8 @@ def create_manifest(transaction: "Transaction") -> None:
     """Make the tables of the manifest unless they are there; those of the registry come first."""
     script = files(__package__).joinpath("create_manifest.sql")
     transaction.make_missing(_TABLES, lambda: transaction.execute(script.read_text(encoding="utf-8")), _SCHEMA)
+    create_suppression(transaction)
+    create_retirement(transaction)
 
 
 def restore_manifest(transaction: "Transaction", lines: Iterator[Mapping[str, Any]]) -> None:
@@ -217,6 +221,8 @@ class Manifest:
     def changes(self, since: int = 0, days: Sequence[date] | None = None) -> dict[date, int]:
         """The days whose rows changed after some version, and the version in which each last did.
 
+        Days past their retention change no more.
+
         Args:
             since: the version; 0 for every day that ever had rows.
             days: only these.
@@ -231,7 +237,7 @@ class Manifest:
         among = "" if days is None else f" and {_among(days)}"
         return (
             f"select day, max(version) from pipeline.ingested_days where feed = {self._name} "
-            f"and version > {since}{among} group by day order by day"
+            f"and version > {since}{among} and day >= {NOT_RETIRED} group by day order by day"
         )
 
     def account(self) -> dict[str, int]:
@@ -288,12 +294,15 @@ class Manifest:
         return self._entries("(o.error is not null or o.start_date is null or o.failed_etag is not null)")
 
     def rejects_paths(self) -> list[tuple[str, str]]:
-        """The file of the lake that has an object's rejected lines, and the object's key, for all that lost lines."""
+        """The file of the lake that has an object's rejected lines, and the object's key, for all that lost lines.
+
+        Lines past their retention are in no file.
+        """
         return [
             (path, key)
             for path, key in self.fetch(
                 f"select rejects_path, key from pipeline.ingested_objects where feed = {self._name} and rejects > 0 "
-                'order by rejects_path, key collate "C"'
+                'and rejects_path is not null order by rejects_path, key collate "C"'
             )
         ]
 
@@ -332,7 +341,7 @@ class Manifest:
                 create_rejects(transaction)
                 commit.load_read(transaction, entries)
                 replace_rejects(transaction, self.feed, [entry.key for entry in entries], rejects)
-            version = begin_commit(transaction, self._asset, run_id)
+            version = self.registry.begin(transaction, self._asset, run_id)
             if entries:
                 commit.replace_entries(transaction, self.feed, version)
             if unfetched:
@@ -379,14 +388,17 @@ class Manifest:
               o.lines, o.blank, o.header, o.rejected::text as rejected, o.rejects_path,
               o.failed_etag, o.failed_error, o.failed_attempts, o.retry_at,
               (select jsonb_agg(jsonb_build_array(b.day, b.rows, b.digest, b.path, b.file_rows, b.file_size)
-                order by b.day)::text from pipeline.ingested_days b where {_BROUGHT}) as days
+                order by b.day)::text from pipeline.ingested_days b
+                where {_BROUGHT} and b.path is not null) as days,
+              (select coalesce(sum(b.rows), 0)::bigint from pipeline.ingested_days b
+                where {_BROUGHT} and b.path is null) as retired_rows
             from pipeline.ingested_objects o where o.feed = {self._name} and {condition} order by o.key collate "C"
         """
 
 
 _PLAIN = (
     *("key", "etag", "last_modified", "size", "start_date", "filter", "filter_version"),
-    *("error", "lines", "blank", "header", "rejects_path"),
+    *("error", "lines", "blank", "header", "rejects_path", "retired_rows"),
 )
 _NEWEST = "(select coalesce(max(version), 0) as version from pipeline.lake_commits)"
 _BROUGHT = "b.feed = o.feed and b.object_id = o.object_id and b.rows > 0"

@@ -10,7 +10,7 @@ from user_pipeline.ingest import commit
 from user_pipeline.ingest.feeds import Feed
 from user_pipeline.ingest.manifest import DayParts, Manifest
 from user_pipeline.lake.log import write_log
-from user_pipeline.lake.registry import LakeFile, begin_commit, partition_lines, register
+from user_pipeline.lake.registry import LakeFile, partition_lines, register
 from user_pipeline.lake.transfer import fetch_all
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def commit_raw_days(
     files = {day: [stored[day]] if day in stored else list(made.pinned) for day, made in days.items()}
     lines: list[dict[str, object]] = []
     with registry.database.transaction() as transaction:
-        version = begin_commit(transaction, asset, run_id)
+        version = registry.begin(transaction, asset, run_id)
         changed = manifest.changes_in(transaction, min(made.as_of for made in days.values()), list(days))
         by_version: dict[int, dict[date, list[LakeFile]]] = {}
         for day, made in days.items():

@@ -22,6 +22,7 @@ from user_pipeline.ingest.feeds import Feed
 from user_pipeline.ingest.filter import Filter, read_with
 from user_pipeline.ingest.look import Again, Look, Settled
 from user_pipeline.ingest.manifest import Manifest
+from user_pipeline.ingest.withheld import Withheld
 from user_pipeline.masking import mask_key
 from user_pipeline.resources.source import Source
 from user_pipeline.setting_values import ObjectLimits
@@ -160,11 +161,13 @@ def read_new_objects(
         QueueError, QueueUnavailableError: the queue cannot be asked.
         obstore.exceptions.BaseError: the lake cannot be written to.
         FilterError: the filter cannot be started.
+        ForgottenMeanwhileError: people or days were removed meanwhile; reading again leaves them out.
         UnreadObjectsError: so many objects in a row could not be fetched that it must be the store.
     """
     feed = manifest.feed
     result = Ingested(manifest, since=manifest.version())
     now_with = read_with(chosen)
+    withheld = Withheld.of(manifest.registry)
     unknown = engine.new_scratch("listing") / "unknown.parquet"
     settled = Settled(now, settle)
     with _look(manifest, source, queue, now) as look:
@@ -184,6 +187,7 @@ def read_new_objects(
             start_date=start_date,
             now=now,
             chosen=chosen,
+            withheld=withheld,
         )
         try:
             batch.read(objects)

@@ -47,6 +47,8 @@ def replace_rejects(
         condition += " and source_object in (select source_object from rejecting_objects)"
     transaction.execute("lock table public.rejected_lines in share row exclusive mode")
     transaction.execute(f"delete from public.rejected_lines where {condition}")
+    if objects is not None:
+        transaction.execute("drop table rejecting_objects")
     if rejects is not None:
         transaction.execute(
             "insert into public.rejected_lines (feed, source_object, source_line, reason, line) "

@@ -11,6 +11,8 @@ from user_pipeline.ingest import commit
 from user_pipeline.ingest.drift import field_lines
 from user_pipeline.ingest.intake import accepted_lines
 from user_pipeline.ingest.manifest import create_manifest
+from user_pipeline.ingest.retirement import retirement_lines
+from user_pipeline.ingest.suppression import suppression_lines
 from user_pipeline.lake.log import logs
 from user_pipeline.lake.recover import checkpoint
 
@@ -67,17 +69,33 @@ def vacuum(lake: "Lake", now: datetime, *, kept: timedelta = KEPT) -> Removed:
         create_manifest(transaction)
     # Listed first: what is written after the references were read is not in the listing.
     old = [(path, size) for path, written, size in _files(store) if now - written > kept]
-    removed = _fold_logs(lake.staging, with_manifest=True) + _fold_logs(lake.analytics)
+    removed = fold_logs(lake)
     for database in (staging, analytics):
         _forget(database, "pipeline.lake_files", "superseded_at", now - kept)
     _forget(staging, "pipeline.replaced_files", "replaced_at", now - kept)
-    referred = {
-        *_paths(staging, _FILES, _PART_FILES, _REJECTS, _REPLACED),
-        *_paths(analytics, _FILES),
-    }
-    stale = [(path, size) for path, size in old if path not in referred]
-    _delete(store, [path for path, _ in stale])
+    kept_paths = {*_paths(staging, _FILES, _PART_FILES, _REJECTS, _REPLACED), *_paths(analytics, _FILES)}
+    stale = [(path, size) for path, size in old if path not in kept_paths]
+    delete(store, [path for path, _ in stale])
     return Removed(len(stale), sum(size for _, size in stale), removed)
+
+
+def referred(lake: "Lake") -> set[str]:
+    """The files of the lake that registries and manifest refer to now; those that were replaced are not among them."""
+    current = f"{_FILES} where superseded_at is null"
+    return {
+        *_paths(lake.staging.database, current, _PART_FILES, _REJECTS),
+        *_paths(lake.analytics.database, current),
+    }
+
+
+def fold_logs(lake: "Lake") -> int:
+    """Put what the logs of each database tell into one; returns how many are gone."""
+    return _fold_logs(lake.staging, with_manifest=True) + _fold_logs(lake.analytics)
+
+
+def is_data_file(path: str) -> bool:
+    """Whether an object of the lake is a file that registry or manifest refer to, or did."""
+    return _NAME.fullmatch(path) is not None
 
 
 def _fold_logs(registry: "Registry", *, with_manifest: bool = False) -> int:
@@ -87,7 +105,7 @@ def _fold_logs(registry: "Registry", *, with_manifest: bool = False) -> int:
     made = checkpoint(registry, _manifest_lines if with_manifest else None)
     # Their commits ended before that of the checkpoint, or were never made.
     older = [log.path for log in logs(registry.storage, registry.name) if log.version < made.version]
-    _delete(registry.storage.lake, older)
+    delete(registry.storage.lake, older)
     return len(older)
 
 
@@ -96,6 +114,8 @@ def _manifest_lines(transaction: "Transaction") -> "Iterator[dict[str, object]]"
     yield from commit.orphan_lines(transaction)
     yield from field_lines(transaction, "true")
     yield from accepted_lines(transaction)
+    yield from suppression_lines(transaction)
+    yield from retirement_lines(transaction)
 
 
 _FILES = "select path from pipeline.lake_files"
@@ -123,7 +143,8 @@ def _files(lake: "Store") -> Iterator[tuple[str, datetime, int]]:
                 yield item["path"], item["last_modified"], item["size"]
 
 
-def _delete(lake: "Store", paths: Sequence[str]) -> None:
+def delete(lake: "Store", paths: Sequence[str]) -> None:
+    """Delete objects; it is no error that some are gone."""
     for start in range(0, len(paths), _AT_ONCE):
         some = list(paths[start : start + _AT_ONCE])
         try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import dagster as dg
 
 from user_pipeline.errors import never_retried
+from user_pipeline.ingest.retirement import require_kept
 from user_pipeline.io_managers.base import LakeFileIOManager
 from user_pipeline.io_managers.metadata import file_metadata, parquet_head, timed
 from user_pipeline.io_managers.partitioned import File, Partitioned
@@ -37,6 +38,10 @@ class RegisteredIOManager(LakeFileIOManager):
         """The rows of each partition the consumer depends on."""
         days = [date.fromisoformat(key) for key in context.asset_partition_keys]
         with never_retried():
+            # Both know from now on what is removed while the rows are read, and take nothing that was made of it.
+            self.lake.analytics.open()
+            if self.database == "staging":
+                require_kept(self.lake.staging, days)
             files = self.lake.fetch(self.engine, self.registry, context.asset_key.path[-1], days)
         return {day.isoformat(): self.engine.read(there) for day, there in files.items()}
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from user_pipeline.resources.storage import ObjectStorage
 
 _TABLES = ("lake", "lake_commits", "lake_partitions", "lake_files")
+_REMOVALS = ("removals", "days_to_remake")
 _SCHEMA = "pipeline"
 
 
@@ -35,6 +36,16 @@ class MissingPartitionError(PermanentError):
 
 class LostRegistryError(PermanentError):
     """A database knows nothing of a lake that it has written to."""
+
+
+class ForgottenMeanwhileError(Exception):
+    """What is to be committed was read before people or old days were removed; the next attempt reads what is left."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "data were removed from lake and tables (`user-pipeline forget`, or the end of their retention) after this "
+            "was read, and it may still hold them: nothing was written, and it has to be read and made again"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +82,7 @@ class Registry:
         self.database = database
         self.storage = storage
         self._is_open = False
+        self._removals = 0
 
     def open(self) -> None:
         """Make the tables if they are missing, and see that database and lake belong together.
@@ -85,6 +97,7 @@ class Registry:
         with self.database.transaction() as transaction:
             create_registry(transaction)
             self.join(transaction)
+            self._removals = _removals(transaction)
         self._is_open = True
 
     def join(self, transaction: "Transaction", *, recovering: bool = False) -> None:
@@ -158,6 +171,28 @@ class Registry:
                 )
             )
 
+    def begin(self, transaction: "Transaction", asset: str, run_id: str, *, removing: bool = False) -> int:
+        """Begin the commit of something that was made from what was read since :meth:`open`; see :func:`begin_commit`.
+
+        Args:
+            transaction: on this database.
+            asset: what is committed.
+            run_id: who does.
+            removing: whether it removes people or days from all that is stored. Whoever has read that before does not
+                commit any more.
+
+        Raises:
+            ForgottenMeanwhileError: something was removed since then.
+        """
+        version = begin_commit(transaction, asset, run_id)
+        known, self._removals = self._removals, _removals(transaction)
+        if removing:
+            transaction.execute("insert into pipeline.removals (version) values ($1::bigint)", (version,))
+            self._removals = version
+        elif self._is_open and known != self._removals:
+            raise ForgottenMeanwhileError
+        return version
+
     def commit(
         self,
         transaction: "Transaction",
@@ -180,7 +215,7 @@ class Registry:
         Returns:
             the version of the commit.
         """
-        version = begin_commit(transaction, asset, run_id)
+        version = self.begin(transaction, asset, run_id)
         register(transaction, asset, partitions, version)
         told = partition_lines(asset, partitions, version)
         write_log(self.storage, self.name, version, {"asset": asset, "run_id": run_id}, [*told, *lines])
@@ -191,6 +226,8 @@ def create_registry(transaction: "Transaction") -> None:
     """Make the tables of a registry unless they are there."""
     script = files("user_pipeline.lake").joinpath("sql/create_registry.sql")
     transaction.make_missing(_TABLES, lambda: transaction.execute(script.read_text(encoding="utf-8")), _SCHEMA)
+    removals = files("user_pipeline.lake").joinpath("sql/create_removals.sql")
+    transaction.make_missing(_REMOVALS, lambda: transaction.execute(removals.read_text(encoding="utf-8")), _SCHEMA)
 
 
 def begin_commit(transaction: "Transaction", asset: str, run_id: str) -> int:
@@ -204,6 +241,12 @@ def begin_commit(transaction: "Transaction", asset: str, run_id: str) -> int:
     [(version,)] = transaction.fetch(
         "insert into pipeline.lake_commits (asset, run_id) values ($1, $2) returning version", (asset, run_id)
     )
+    return int(version)
+
+
+def _removals(transaction: "Transaction") -> int:
+    """The last commit that removed people or days; 0 if none did."""
+    [(version,)] = transaction.fetch("select coalesce(max(version), 0) from pipeline.removals")
     return int(version)
 
 

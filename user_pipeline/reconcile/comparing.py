@@ -86,6 +86,7 @@ class Comparison:
         differences: what is wrong.
         absent: days the lake has rows of and this has none, with no sign that it ever had: they, or some of
             their assets, were not materialized, which is no difference.
+        retired: days past their retention: their rows are gone, and what the lake has of them still was taken as it is.
     """
 
     table: str
@@ -93,6 +94,7 @@ class Comparison:
     rows: int = 0
     differences: list[Difference] = field(default_factory=list)
     absent: list[date] = field(default_factory=list)
+    retired: list[date] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

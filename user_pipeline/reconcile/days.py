@@ -8,6 +8,7 @@ from user_pipeline.ingest.batch import row_hash
 from user_pipeline.ingest.entries import ObjectDay
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
 from user_pipeline.ingest.manifest import Manifest
+from user_pipeline.ingest.retirement import kept_from
 from user_pipeline.lake.registry import LakeFile
 from user_pipeline.reconcile.comparing import (
     LOST,
@@ -76,7 +77,13 @@ class Days:
 
         manifest = Manifest(feed, staging)
         versions = staging.versions(raw.table)
-        for day in wanted(materialized):
+        first_kept = kept_from(staging) or date.min
+        raw.retired = files.retired = [day for day in wanted(materialized) if day < first_kept]
+        daily.retired = [day for day in wanted(aggregated) if day < first_kept]
+        for day in daily.retired:
+            self._work.load_files(_AGGREGATE[mart], [file.path for file in aggregated[day]])
+            self._work.keep(f"{mart}_daily", f"select '{day}'::date, {', '.join(_AGGREGATE[mart].columns)} from actual")
+        for day in wanted(set(materialized) - set(raw.retired)):
             self._raw(manifest, raw, day, materialized[day], versions[day])
             self._work.connection.execute(
                 f"create or replace temp table expected as select distinct {', '.join(feed.columns)} "

@@ -7,6 +7,8 @@ from user_pipeline.ingest.feeds import FEEDS
 from user_pipeline.ingest.intake import restore_accepted
 from user_pipeline.ingest.manifest import Manifest, restore_manifest
 from user_pipeline.ingest.rejects import create_rejects, rejects_schema, replace_rejects
+from user_pipeline.ingest.retirement import drop_paths, restore_retirement
+from user_pipeline.ingest.suppression import restore_suppression
 from user_pipeline.lake.recover import NotEmptyError, is_empty
 from user_pipeline.lake.recover import recover as recover_registry
 from user_pipeline.lake.transfer import fetch
@@ -109,4 +111,7 @@ def refresh_marts(lake: "Lake", engine: "Engine") -> dict[str, int]:
 
 def _restore(transaction: "Transaction", lines: "Iterator[Mapping[str, Any]]") -> None:
     """Bring back what lines of the logs of staging tell that is of no partition."""
-    restore_manifest(transaction, restore_accepted(transaction, lines))
+    for restore in (restore_accepted, restore_suppression, restore_retirement):
+        lines = restore(transaction, lines)
+    restore_manifest(transaction, lines)
+    drop_paths(transaction)

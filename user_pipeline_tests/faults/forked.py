@@ -45,6 +45,7 @@ class Run:
         calls: where it writes the names of the boundary calls it made.
         file_limit: the size in bytes no file it writes may pass, as on a full disk.
         environment: variables beside those of the request.
+        forget: users to forget, in the place of materializing a day.
     """
 
     first: str = ""
@@ -54,6 +55,7 @@ class Run:
     calls: str = ""
     file_limit: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)
+    forget: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,7 @@ def _prepare() -> Callable[[Run], None]:
     from user_pipeline.ingest.manifest import Manifest
     from user_pipeline.ingest.reader import read_new_objects
     from user_pipeline.lake.lake import Lake
+    from user_pipeline.reconcile.forgetting.forget import forget
     from user_pipeline.resources.postgres import Databases
     from user_pipeline.resources.storage import ObjectStorage
 
@@ -216,6 +219,11 @@ def _prepare() -> Callable[[Run], None]:
         current = settings.current()
         databases = Databases(current)
         lake = Lake(ObjectStorage(current), databases)
+        if run.forget:
+            with Engine(current) as engine:
+                forget(lake, engine, run.forget)
+            databases.close()
+            return
         for feed in FEEDS:
             with Engine(current) as engine:
                 read_new_objects(

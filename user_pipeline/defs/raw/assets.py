@@ -11,6 +11,7 @@ from user_pipeline.errors import never_retried
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
 from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.ingest.part_files import RawDay, raw_day
+from user_pipeline.ingest.retirement import require_kept
 from user_pipeline.io_managers.partitioned import PARTITIONED, Partitioned
 from user_pipeline.lake.lake import Lake
 
@@ -76,6 +77,7 @@ def _raw(context: dg.AssetExecutionContext, feed: Feed, lake: Lake, engine: Engi
     days = [date.fromisoformat(key) for key in context.partition_keys]
     with never_retried():
         manifest = Manifest(feed, lake.staging)
+        require_kept(lake.staging, days)
         parts = manifest.parts(days)
         version = data_version(manifest.lake_id, [there.changed for there in parts.values()])
         context.set_data_version(raw_key(feed), dg.DataVersion(version))

@@ -84,14 +84,14 @@ def reject_share(manifest: Manifest, days: Sequence[date], limit: float) -> dg.A
     Those that brought no row at all are of the days they were delivered on, and of the days before these.
     """
     entries = list(manifest.with_rejects(days))
-    over = [entry for entry in entries if entry.rejects > limit * entry.lines]
+    over = [entry for entry in entries if entry.faulty > limit * entry.lines]
     return result_of(
         "reject_share",
         f"raw_{manifest.feed.name}",
-        [f"{mask_key(entry.key)}: {entry.rejects} of {entry.lines} lines, {entry.rejected}" for entry in over],
+        [f"{mask_key(entry.key)}: {entry.faulty} of {entry.lines} lines, {entry.rejected}" for entry in over],
         warn=True,
         limit=limit,
-        greatest_share=max((entry.rejects / entry.lines for entry in entries), default=0.0),
+        greatest_share=max((entry.faulty / entry.lines for entry in entries), default=0.0),
     )
 
 

@@ -1,37 +1,17 @@
 """How good the recommendations of the day before turned out to be."""
 
-from datetime import date, timedelta
+from datetime import date
 
 import dagster as dg
-import narwhals as nw
 
 from user_pipeline.defs.common import column_schema, daily_asset, file_of
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.errors import never_retried
 from user_pipeline.io_managers.partitioned import PARTITIONED, File, Partitioned
 from user_pipeline.lake.lake import Lake
-from user_pipeline.recommendations.history import new_page_views
+from user_pipeline.recommendations.quality import measure, quality_row
 from user_pipeline.recommender.defaults import TREND_DAYS
-from user_pipeline.transforms import Frame
-from user_pipeline.transforms.quality import hits, spread, with_intervals
 from user_pipeline.warehouse.tables import require_marts
-
-_NUMBERS = (
-    "hit_rate",
-    "hit_rate_low",
-    "hit_rate_high",
-    "recall_at_3",
-    "ndcg_at_3",
-    "popularity_hit_rate",
-    "trend_hit_rate",
-    "gain",
-    "gain_low",
-    "gain_high",
-    "mean_popularity",
-    "distinct_share",
-    "coverage",
-    "fallback_share",
-)
 
 
 @daily_asset(
@@ -95,27 +75,10 @@ def recommendation_quality(
 
 def _quality(day: str, engine: Engine, lake: Lake) -> File:
     """The row of a day, or none, as a file."""
-    import pyarrow as pa
-
-    measured = _measure(date.fromisoformat(day), engine, lake)
-    columns = [("day", pa.date32()), ("users", pa.int64()), *((name, pa.float64()) for name in _NUMBERS)]
-    rows = [] if measured is None else [{"day": date.fromisoformat(day), **measured}]
-    frame: Frame = nw.from_native(pa.Table.from_pylist(rows, schema=pa.schema(columns))).lazy()
-    known = {name: value for name, value in (measured or {}).items() if value is not None}
-    return file_of(engine, frame, day, measured=measured is not None, **known)
-
-
-def _measure(day: date, engine: Engine, lake: Lake) -> dict[str, int | float | None] | None:
-    """The quality of the recommendations of the day before; None if there are none."""
-    before = day - timedelta(days=1)
-    if not lake.analytics.partitions("page_recommendations", [before]):
-        return None
+    lake.analytics.open()
     with lake.analytics.database.transaction() as transaction:
         require_marts(transaction)
-    files = lake.fetch(engine, lake.analytics, "page_recommendations", [before])[before]
-    recommended = engine.read(files)
-    new = engine.read([new_page_views(lake, engine, day)])
-    measured: dict[str, int | float | None] = {}
-    for measure in (hits(recommended, new), spread(recommended)):
-        measured |= measure.collect("pyarrow").to_native().to_pylist()[0]
-    return with_intervals(measured)
+    measured = measure(date.fromisoformat(day), engine, lake)
+    known = {name: value for name, value in (measured or {}).items() if value is not None}
+    frame = quality_row(date.fromisoformat(day), measured)
+    return file_of(engine, frame, day, measured=measured is not None, **known)

@@ -1,0 +1,1 @@
+"""Take people out of all that is stored."""
