@@ -6,7 +6,7 @@ import dagster as dg
 import narwhals as nw
 
 from user_pipeline.defs.common import column_schema, daily_asset, file_of
-from user_pipeline.engines.duckdb import Engine
+from user_pipeline.engines.base import Engine
 from user_pipeline.errors import never_retried
 from user_pipeline.io_managers.partitioned import PARTITIONED, File, Partitioned
 from user_pipeline.lake.lake import Lake
@@ -102,7 +102,7 @@ def _quality(day: str, engine: Engine, lake: Lake) -> File:
     rows = [] if measured is None else [{"day": date.fromisoformat(day), **measured}]
     frame: Frame = nw.from_native(pa.Table.from_pylist(rows, schema=pa.schema(columns))).lazy()
     known = {name: value for name, value in (measured or {}).items() if value is not None}
-    return file_of(engine, frame, day, measured=measured is not None, **known)
+    return file_of(engine, frame, day, None, measured=measured is not None, **known)
 
 
 def _measure(day: date, engine: Engine, lake: Lake) -> dict[str, int | float | None] | None:
