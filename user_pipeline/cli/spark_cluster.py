@@ -133,7 +133,7 @@ def cluster(
             "spark.ui.enabled=false",
             f"spark.sql.warehouse.dir={folder / 'warehouse'}",
             # A cluster of a few cores: the default of 200 is for hundreds.
-            f"spark.sql.shuffle.partitions={2 * shape.workers}",
+            f"spark.sql.shuffle.partitions={max(1, 2 * shape.workers)}",
             f"spark.pyspark.python={environment / 'bin' / 'python'}",
             *conf,
         ]

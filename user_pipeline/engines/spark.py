@@ -54,7 +54,9 @@ class SparkEngine(base.Engine):
         """See :meth:`.base.Engine.interrupt`; Spark ends the session's jobs as well."""
         super().interrupt()
         if self._opened is not None:
-            self._opened.interruptAll()
+            # Nothing runs on a server that is gone.
+            with suppress(Exception):
+                self._opened.interruptAll()
 
     def each(self, work: Work[Item, Result], items: Iterable[Item]) -> Iterator[Result]:
         """See :meth:`.base.Engine.each`: a task for each item, 64 at a time.
