@@ -4,8 +4,7 @@ import contextlib
 import os
 import re
 import signal
-import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import date, datetime
 from pathlib import Path
 from random import Random
@@ -33,7 +32,7 @@ from user_pipeline_tests.ingest.reading import ingest
 from user_pipeline_tests.platform import Platform, view
 from user_pipeline_tests.s3 import s3_endpoint
 from user_pipeline_tests.spark.conftest import CREDENTIALS, ENVIRONMENT, use
-from user_pipeline_tests.spark.work import die_once, double, fail, refuse
+from user_pipeline_tests.spark.work import die_once, double, executor_of, fail, refuse
 from user_pipeline_tests.test_oracle import DAYS, Pipeline
 
 ALL = ("group:ingest", "group:raw", "group:cleaned", "group:marts", "group:exports")
@@ -195,20 +194,12 @@ def test_an_executor_killed_in_ingest_changes_nothing(
     )
     with SparkEngine(resolved) as opened:
         # The session, and so the executors, are there; one of them dies while objects are read.
-        assert list(opened.each(double, [1])) == [2]
-        victims = executors_of(spark)
-        os.kill(victims[0], signal.SIGKILL)
+        [victim] = opened.each(executor_of, [1])
+        os.kill(victim, signal.SIGKILL)
         monkeypatch.setattr(Platform, "engine", lambda _: contextlib.nullcontext(opened))
         read = ingest(platform)
     assert sum(entry.rows for entry in read.entries) == 80
     assert not platform.rows("staging", "select from rejected_lines")
-
-
-def executors_of(cluster: Cluster) -> Sequence[int]:
-    """The processes of the executors of a cluster."""
-    found = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
-    processes = [line.split()[0] for line in found.splitlines() if "CoarseGrainedExecutorBackend" in line]
-    return [int(pid) for pid in processes if Path(f"/proc/{pid}/cwd").resolve().is_relative_to(cluster.folder)]
 
 
 def settings_with(remote: str) -> Settings:

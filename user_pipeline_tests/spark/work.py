@@ -33,13 +33,24 @@ def die_once(engine: Engine, item: tuple[str, int]) -> int:
         Path(marker).touch(exist_ok=False)
     except FileExistsError:
         return number
-    parents = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(None, 2) for line in parents.splitlines()]
+    os.kill(executor(), signal.SIGKILL)
+    time.sleep(60)
+    return number
+
+
+def executor_of(engine: Engine, number: int) -> int:
+    """The process of the executor."""
+    del engine, number
+    return executor()
+
+
+def executor() -> int:
+    """The JVM that this Python works for."""
+    found = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in found.splitlines()]
     parent_of = {int(pid): int(ppid) for pid, ppid, *_ in rows}
     command = {int(pid): more[0] if more else "" for pid, _, *more in rows}
     process = os.getpid()
     while "CoarseGrainedExecutorBackend" not in command[process]:
         process = parent_of[process]
-    os.kill(process, signal.SIGKILL)
-    time.sleep(60)
-    return number
+    return process
