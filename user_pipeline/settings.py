@@ -60,8 +60,8 @@ class SettingsError(ValueError):
     """
 
     def __init__(self, wrong: Sequence[ErrorDetails], origins: Mapping[str, Path] | None = None) -> None:
-        super().__init__("\n".join(_line(error, (origins or {}).get(str(error["loc"][0]))) for error in wrong))
-        self.variables = tuple(str(error["loc"][0]) for error in wrong)
+        self.variables = tuple(map(_variable, wrong))
+        super().__init__("\n".join(_line(error, (origins or {}).get(_variable(error))) for error in wrong))
 
 
 def _setting(variable: str, default: str, description: str) -> Any:  # noqa: ANN401 - as pydantic's Field
@@ -377,11 +377,17 @@ def variable_of(field: str) -> str:
     return str(Settings.model_fields[field].validation_alias)
 
 
+def _variable(wrong: ErrorDetails) -> str:
+    """The variable of a value that cannot be used; of a default pydantic tells the field."""
+    name = str(wrong["loc"][0])
+    return variable_of(name) if name in Settings.model_fields else name
+
+
 def _line(wrong: ErrorDetails, origin: Path | None) -> str:
     expected = wrong["ctx"]["error"]
     shown = "***" if isinstance(expected, SecretValueError) else hide_password(wrong["input"])
     where = f" in {origin}" if origin else ""
-    return f"{wrong['loc'][0]}={shown!r}{where} cannot be used: expected {expected}."
+    return f"{_variable(wrong)}={shown!r}{where} cannot be used: expected {expected}."
 
 
 def _pinned(file: Path | None) -> dict[str, str]:
