@@ -10,7 +10,7 @@ from user_pipeline.ingest.entries import Entry, FurtherField, Unfetched
 from user_pipeline.ingest.feeds import Feed
 from user_pipeline.ingest.filter import Filter, FilterError, ReadWith, read_with
 from user_pipeline.resources.storage import ObjectStorage
-from user_pipeline.settings import ObjectLimits
+from user_pipeline.setting_values import ObjectLimits
 
 if TYPE_CHECKING:
     from user_pipeline.engines.base import Engine
