@@ -27,6 +27,8 @@ _SECRET_VARIABLES = (
     "AWS_CONTAINER_AUTHORIZATION_TOKEN",
     "PGPASSWORD",
 )
+# What the address of a Spark Connect server holds.
+_TOKEN = re.compile(r"^sc://.*[;/]token=([^;]+)")
 _SHORTEST_SECRET = 4
 _LOOKED_AT = 400
 """So many characters more than are shown are looked at for an address: cut off before its @, it would not be found."""
@@ -83,7 +85,7 @@ def _secrets(current: Settings | None) -> set[str]:
         return {secret for secret in found if len(secret) >= _SHORTEST_SECRET}
     for _, setting in current:
         if isinstance(setting, SecretStr):
-            found.add(setting.get_secret_value())
+            found |= {setting.get_secret_value(), *_TOKEN.findall(setting.get_secret_value())}
         if isinstance(setting, Database | Webhook) and setting.url:
             url = setting.url.get_secret_value()
             parts = urlsplit(url)

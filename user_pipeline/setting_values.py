@@ -161,6 +161,20 @@ def to_names(value: str) -> tuple[str, ...]:
     return names
 
 
+def to_remote(value: str) -> SecretStr | None:
+    """The address of a Spark Connect server, which may hold a token."""
+    if not value:
+        return None
+    try:
+        parts = urlsplit(value)
+        is_right = parts.scheme == "sc" and host(parts.hostname or "") and parts.port != 0
+    except ValueError:
+        is_right = False
+    if not is_right or "@" in parts.netloc or not re.fullmatch(r"/?|/;[!-~]+", parts.path) or parts.query:
+        raise SecretValueError("sc://host:15002, or sc://host:15002/;use_ssl=true;token=…")
+    return SecretStr(value)
+
+
 def to_key(value: str) -> SecretStr | None:
     """A secret that is long enough; None if it is empty."""
     if value and len(value) < _SHORTEST_KEY:

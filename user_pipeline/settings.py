@@ -49,6 +49,7 @@ from user_pipeline.setting_values import (
     to_kept_days,
     to_key,
     to_names,
+    to_remote,
     to_webhook,
 )
 
@@ -61,8 +62,8 @@ class SettingsError(ValueError):
     """
 
     def __init__(self, wrong: Sequence[ErrorDetails], origins: Mapping[str, Path] | None = None) -> None:
-        super().__init__("\n".join(_line(error, (origins or {}).get(str(error["loc"][0]))) for error in wrong))
-        self.variables = tuple(str(error["loc"][0]) for error in wrong)
+        self.variables = tuple(map(_variable, wrong))
+        super().__init__("\n".join(_line(error, (origins or {}).get(_variable(error))) for error in wrong))
 
 
 def _setting(variable: str, default: str, description: str) -> Any:  # noqa: ANN401 - as pydantic's Field
@@ -96,7 +97,7 @@ _StartDate = Annotated[
     AfterValidator(_not_after_yesterday),
     _written("[0-9]{4}-[0-9]{2}-[0-9]{2}", "a date not after yesterday (UTC), as YYYY-MM-DD"),
 ]
-_Engine = Annotated[Literal["duckdb"], BeforeValidator(str.lower), _written(".+", "one of duckdb")]
+_Engine = Annotated[Literal["duckdb", "spark"], BeforeValidator(str.lower), _written(".+", "one of duckdb, spark")]
 _Memory = Annotated[
     ByteSize, Field(ge=256 * 10**6), _written(_BYTES, "a size of at least 256MB, such as {default} or 512MiB")
 ]
@@ -135,7 +136,10 @@ class Settings(BaseSettings):
     analytics: Database = _setting("USER_PIPELINE_ANALYTICS_URL", "", "postgresql://… of the analytics database")
     dagster: Database = _setting("DAGSTER_POSTGRES_URL", "", "postgresql://… of Dagster's own storage")
     start_date: _StartDate = _setting("USER_PIPELINE_START_DATE", "2017-04-01", "the first day")
-    engine: _Engine = _setting("USER_PIPELINE_ENGINE", "duckdb", "what runs the transforms")
+    engine: _Engine = _setting("USER_PIPELINE_ENGINE", "duckdb", "what runs the transforms: duckdb or spark")
+    spark_remote: SecretStr | None = _setting(
+        "USER_PIPELINE_SPARK_REMOTE", "", "sc://host:15002[/;token=…], a Spark Connect server; hidden like a password"
+    )
     memory_limit: _Memory = _setting(
         "USER_PIPELINE_MEMORY_LIMIT",
         "2GB",
@@ -259,6 +263,19 @@ class Settings(BaseSettings):
         """Whether any database is left to the embedded server."""
         return any(database.url is None for database in (self.staging, self.analytics, self.dagster))
 
+    def without_secrets(self, scratch_dir: Path, memory_limit: int) -> "Settings":
+        """These settings for work on another machine, which reaches no database and has credentials of its own.
+
+        Args:
+            scratch_dir: the one of that machine.
+            memory_limit: bytes, of that machine.
+        """
+        databases = {name: Database(variable_of(name), name, None) for name in ("staging", "analytics", "dagster")}
+        secrets = {name: None for name, value in self if isinstance(value, SecretStr | Webhook)}
+        return self.model_copy(
+            update={**databases, **secrets, "scratch_dir": scratch_dir, "memory_limit": ByteSize(memory_limit)}
+        )
+
     @property
     def settle_time(self) -> timedelta:
         """How long an object must not have changed before it is read."""
@@ -321,6 +338,15 @@ class Settings(BaseSettings):
         # SQLAlchemy knows only the long name of the scheme.
         return Database(variable_of(name), name, SecretStr("postgresql" + value[len(parts.scheme) :]))
 
+    @field_validator("spark_remote", mode="before")
+    @classmethod
+    def _remote(cls, value: str, info: ValidationInfo) -> SecretStr | None:
+        if not value and info.data.get("engine") == "spark":
+            raise ValueError(
+                f"sc://host:15002, a Spark Connect server, as {variable_of('engine')} is spark; or set that to duckdb"
+            )
+        return to_remote(value)
+
     @field_validator("source_queue_url", mode="before")
     @classmethod
     def _queue(cls, value: str, info: ValidationInfo) -> str | None:
@@ -372,11 +398,17 @@ def unknown_variables(environment: Mapping[str, str] = os.environ) -> dict[str, 
     }
 
 
+def _variable(wrong: ErrorDetails) -> str:
+    """The variable of a value that cannot be used; of a default pydantic tells the field."""
+    name = str(wrong["loc"][0])
+    return variable_of(name) if name in Settings.model_fields else name
+
+
 def _line(wrong: ErrorDetails, origin: Path | None) -> str:
     expected = wrong["ctx"]["error"]
     shown = "***" if isinstance(expected, SecretValueError) else hide_password(wrong["input"])
     where = f" in {origin}" if origin else ""
-    return f"{wrong['loc'][0]}={shown!r}{where} cannot be used: expected {expected}."
+    return f"{_variable(wrong)}={shown!r}{where} cannot be used: expected {expected}."
 
 
 def _pinned(file: Path | None) -> dict[str, str]:

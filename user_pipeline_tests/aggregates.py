@@ -41,5 +41,5 @@ def bring(platform: Platform, table: str, days: Mapping[date, Iterable[Any]]) ->
             local[day] = engine.new_scratch(table) / "rows.parquet"
             count = engine.write(_TRANSFORMS[table](frame), local[day])
             stored[day] = [put(platform.storage, new_path(f"daily/{table}", day), local[day], count)]
-        Merge(transaction, engine, platform.storage).apply(table, local)
+        Merge(transaction, engine, platform.storage).apply(table, {day: [file] for day, file in local.items()})
         lake.analytics.commit(transaction, table, stored, "test")

@@ -1,3 +1,4 @@
+import pickle
 import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta
@@ -66,6 +67,53 @@ def test_the_key_of_user_ids_is_long_and_never_shown() -> None:
     with pytest.raises(SettingsError, match=r"USER_PIPELINE_USER_ID_KEY='[*]{3}' .* at least 16 characters") as error:
         read(USER_PIPELINE_USER_ID_KEY=SECRET)
     assert SECRET not in str(error.value)
+
+
+def test_the_address_of_spark_is_never_shown_nor_its_token() -> None:
+    remote = f"sc://spark.example.com:15002/;use_ssl=true;token={SECRET}"
+    settings = read(USER_PIPELINE_ENGINE="Spark", USER_PIPELINE_SPARK_REMOTE=remote)
+    assert settings.engine == "spark"
+    assert settings.spark_remote is not None
+    assert settings.spark_remote.get_secret_value() == remote
+    assert SECRET not in repr(settings) + repr(settings.model_dump()) + settings.model_dump_json()
+    assert mask(f"{remote} {SECRET}", settings) == "*** ***"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        f"http://spark/;token={SECRET}",
+        "spark://host:7077",
+        "sc://",
+        f"sc://me:{SECRET}@host:15002",
+        "sc://host:many",
+        f"sc://host:15002/{SECRET}",
+        f"sc://host:15002?token={SECRET}",
+    ],
+)
+def test_a_wrong_address_of_spark_is_not_shown_either(wrong: str) -> None:
+    with pytest.raises(SettingsError, match=r"USER_PIPELINE_SPARK_REMOTE='[*]{3}' .* sc://host:15002") as error:
+        read(USER_PIPELINE_SPARK_REMOTE=wrong)
+    assert SECRET not in str(error.value)
+
+
+def test_spark_needs_an_address() -> None:
+    with pytest.raises(SettingsError, match=r"USER_PIPELINE_SPARK_REMOTE='' .* as USER_PIPELINE_ENGINE is spark"):
+        read(USER_PIPELINE_ENGINE="spark")
+
+
+def test_what_goes_to_executors_holds_no_secret(tmp_path: Path) -> None:
+    secrets = {
+        **dict.fromkeys(DATABASES, f"postgresql://me:{SECRET}@host/x"),
+        "USER_PIPELINE_SPARK_REMOTE": f"sc://spark/;token={SECRET}",
+        "USER_PIPELINE_USER_ID_KEY": SECRET * 3,
+        "USER_PIPELINE_ALERT_WEBHOOK_URL": f"https://host/{SECRET}",
+        "USER_PIPELINE_HEARTBEAT_URL": f"https://host/{SECRET}",
+    }
+    sent = read(USER_PIPELINE_LAKE_URL="s3://lake", **secrets).without_secrets(tmp_path, 10**9)
+    assert SECRET.encode() not in pickle.dumps(sent)
+    assert pickle.loads(pickle.dumps(sent)) == sent  # noqa: S301 - of our own
+    assert (sent.lake.url, sent.scratch_dir, sent.memory_limit) == ("s3://lake", tmp_path, 10**9)
 
 
 def test_an_object_may_be_left_to_settle() -> None:
@@ -144,7 +192,7 @@ def test_embedded_postgres_is_needed_until_every_database_is_configured() -> Non
         ("USER_PIPELINE_START_DATE", "yesterday", "YYYY-MM-DD"),
         ("USER_PIPELINE_START_DATE", datetime.now(UTC).date().isoformat(), "not after yesterday"),
         ("USER_PIPELINE_START_DATE", "2999-01-01", "not after yesterday"),
-        ("USER_PIPELINE_ENGINE", "abacus", "one of duckdb"),
+        ("USER_PIPELINE_ENGINE", "abacus", "one of duckdb, spark"),
         ("USER_PIPELINE_MEMORY_LIMIT", "lots", "such as 2GB"),
         ("USER_PIPELINE_MEMORY_LIMIT", "2", "such as 2GB"),
         ("USER_PIPELINE_MEMORY_LIMIT", "-2GB", "such as 2GB"),

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,15 @@ from user_pipeline.dagster_internals import (
 )
 from user_pipeline.defs.links import links
 from user_pipeline.defs.partitions import DAILY
-from user_pipeline.engines.duckdb import Engine
+from user_pipeline.engines.base import Engine, Put
 from user_pipeline.interrupts import raise_if_told
 from user_pipeline.io_managers.metadata import timed
 from user_pipeline.io_managers.partitioned import File
+from user_pipeline.lake.lake import Lake
+from user_pipeline.lake.parts import IntoLake
+from user_pipeline.lake.registry import LakeFile
 from user_pipeline.transforms import Frame
+from user_pipeline.warehouse.day_files import DayFiles
 
 OWNERS = ["team:data-platform"]
 
@@ -93,20 +97,38 @@ def daily_asset(
     return unpartitioned_asset(code_version=code_version, **{"partitions_def": DAILY, **options})
 
 
-def file_of(engine: Engine, frame: Frame, day: str, **metadata: Any) -> File:  # noqa: ANN401 - values to show
-    """The rows of a day as a file in the scratch directory of the run.
+def file_of(
+    engine: Engine,
+    frame: Frame,
+    day: str,
+    put: Put[LakeFile] | None = None,
+    **metadata: Any,  # noqa: ANN401 - values to show
+) -> File:
+    """The rows of a day as a file in the scratch directory of the run, or as files of the lake if it works there.
 
     Args:
         engine: writes it.
         frame: the rows.
         day: the partition.
+        put: how it stores files of the lake.
         metadata: what to show with it.
     """
     path = engine.new_scratch(day) / "rows.parquet"
     taken: dict[str, Any] = {}
     with timed(taken, "computing"):
-        rows = engine.write(frame, path)
-    return File(path, rows, {**metadata, **taken})
+        made = engine.make(frame, path, put)
+    return File(path, made.rows, {**metadata, **taken}, stored=made.stored)
+
+
+def day_files(lake: Lake, folder: str, column: str) -> Callable[[str], DayFiles]:
+    """How files of a partition are stored in the lake, by its key.
+
+    Args:
+        lake: where.
+        folder: the folder of the asset.
+        column: tells the day of a row; rows of other days are refused.
+    """
+    return lambda day: DayFiles(IntoLake(lake.storage, folder, date.fromisoformat(day)), column)
 
 
 def partition_range(tags: Mapping[str, str]) -> tuple[str, str] | tuple[None, None]:

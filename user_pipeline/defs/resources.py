@@ -7,7 +7,8 @@ from typing import Any
 import dagster as dg
 
 from user_pipeline import settings
-from user_pipeline.engines.duckdb import Engine
+from user_pipeline.engines import open_engine
+from user_pipeline.engines.base import Engine
 from user_pipeline.interrupts import cancelled_by, watched
 from user_pipeline.io_managers.exports import CsvIOManager
 from user_pipeline.io_managers.files import FilesIOManager
@@ -20,12 +21,12 @@ from user_pipeline.resources.storage import ObjectStorage
 
 
 class EngineResource(dg.ConfigurableResource[Engine]):
-    """DuckDB within USER_PIPELINE_MEMORY_LIMIT; its scratch files go with the run."""
+    """What USER_PIPELINE_ENGINE names; its scratch files go with the run."""
 
     @contextmanager
     def yield_for_execution(self, _context: dg.InitResourceContext) -> Iterator[Engine]:
         """One engine a run. As long as it is there, the run ends when it is told to."""
-        with Engine(settings.current()) as opened, watched(), cancelled_by(opened.interrupt):
+        with open_engine(settings.current()) as opened, watched(), cancelled_by(opened.interrupt):
             yield opened
 
 

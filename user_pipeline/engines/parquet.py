@@ -1,6 +1,7 @@
 """Parquet files as streams of Arrow batches, in the order of their rows."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,16 +20,21 @@ def parquet_schema(files: Sequence[Path]) -> "pa.Schema":
     return pq.read_schema(files[0]).remove_metadata()
 
 
-def read_parquet(files: Sequence[Path], columns: Sequence[str] | None = None) -> "pa.RecordBatchReader":
-    """The rows of Parquet files of the same columns, streamed one file after the other in their order."""
+def read_parquet(files: Iterable[Path], columns: Sequence[str] | None = None) -> "pa.RecordBatchReader":
+    """The rows of Parquet files of the same columns, streamed one file after the other in their order.
+
+    A file need not be there before it is its turn.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = parquet_schema(files)
+    remaining = iter(files)
+    first = next(remaining)
+    schema = parquet_schema([first])
     kept = schema if columns is None else pa.schema([schema.field(name) for name in columns])
 
     def batches() -> "Iterator[pa.RecordBatch]":
-        for file in files:
+        for file in itertools.chain([first], remaining):
             for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=kept.names, use_threads=False):
                 yield batch.select(kept.names).cast(kept)
 

@@ -27,7 +27,7 @@ from user_pipeline.setting_values import ObjectLimits
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from user_pipeline.engines.duckdb import Engine
+    from user_pipeline.engines.base import Engine
     from user_pipeline.resources.source import Content, Source
 
 _log = logging.getLogger(__name__)
@@ -147,10 +147,6 @@ class IngestBatch:
             for number, item in enumerate(objects)
             if number not in self._skipped
         ]
-
-    def rejects(self) -> "pa.RecordBatchReader":
-        """All rejected lines: ``source_object``, ``source_line``, ``reason`` and ``line``."""
-        return self._connection.execute("from rejects").to_arrow_reader(10_000)
 
     def _parse(self, objects: Sequence[dict[str, Any]]) -> None:
         import pyarrow as pa

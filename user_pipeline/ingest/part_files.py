@@ -16,11 +16,9 @@ from user_pipeline.lake.transfer import fetch_all
 if TYPE_CHECKING:
     import duckdb
 
-    from user_pipeline.engines.duckdb import Engine
+    from user_pipeline.engines.base import Engine
     from user_pipeline.resources.storage import ObjectStorage
 
-MOST_FILES = 8
-"""A day of more part files is written anew: whoever reads it would wait for each of them."""
 _TYPES = {"ts": "timestamp", "updated_at": "timestamp", "user_id": "bigint", "source_line": "bigint"}
 
 
@@ -52,7 +50,8 @@ def raw_day(manifest: Manifest, engine: "Engine", day: date, parts: DayParts) ->
         day: the day.
         parts: where the manifest says that its rows are.
     """
-    if 0 < len(parts.parts) <= MOST_FILES and all(part.counted == part.file.rows for part in parts.parts):
+    # A day of more part files is written anew: whoever reads it would wait for each of them.
+    if 0 < len(parts.parts) <= engine.most_files and all(part.counted == part.file.rows for part in parts.parts):
         return RawDay(parts.as_of, parts.rows, [part.file for part in parts.parts])
     found = manifest.objects(day)
     target = engine.new_scratch("raw") / f"{day}.parquet"

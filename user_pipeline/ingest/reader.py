@@ -2,14 +2,14 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from user_pipeline.engines.parquet import read_parquet
 from user_pipeline.errors import PermanentError
-from user_pipeline.ingest.batch import IngestBatch
 from user_pipeline.ingest.discovery import (
     forget_announced,
     is_overdue,
@@ -22,7 +22,10 @@ from user_pipeline.ingest.feeds import Feed
 from user_pipeline.ingest.filter import Filter, read_with
 from user_pipeline.ingest.look import Again, Look, Settled
 from user_pipeline.ingest.manifest import Manifest
+from user_pipeline.ingest.read_objects import Brought, ReadObjects
 from user_pipeline.ingest.withheld import Withheld
+from user_pipeline.lake.parts import one_by_one
+from user_pipeline.lake.registry import LakeFile
 from user_pipeline.masking import mask_key
 from user_pipeline.resources.source import Source
 from user_pipeline.setting_values import ObjectLimits
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from user_pipeline.engines.duckdb import Engine
+    from user_pipeline.engines.base import Engine
     from user_pipeline.resources.queue import SourceQueue
 
 _log = logging.getLogger(__name__)
@@ -177,50 +180,20 @@ def read_new_objects(
         result.settling = look.settling(start_date, settled, read_with=now_with, again=again)
         _spool(look.unknown(start_date, settled=settled, read_with=now_with, again=again), unknown)
 
-    def read(objects: list[dict[str, Any]]) -> IngestBatch:
-        batch = IngestBatch(
-            feed,
-            source,
-            manifest.registry.storage,
-            engine,
-            limits=limits,
-            start_date=start_date,
-            now=now,
-            chosen=chosen,
-            withheld=withheld,
-        )
-        try:
-            batch.read(objects)
-        except BaseException:
-            batch.close()
-            raise
-        return batch
-
-    for objects in _batches(unknown):
-        for batch in _within_memory(read, objects, engine):
-            with batch:
-                if batch.entries or batch.unfetched:
-                    manifest.commit(
-                        batch.entries,
-                        batch.rejects(),
-                        run_id=run_id,
-                        now=now,
-                        unfetched=batch.unfetched,
-                        further_fields=batch.further_fields,
-                    )
-                    result.add(batch.entries)
-                    failing = manifest.of([item.key for item in batch.unfetched])
-                    result.failing += [entry for entry in failing.values() if entry.failure]
-                if batch.entries:
-                    _log.info(
-                        "%s: read %d object(s), %d rows, %d rejected lines",
-                        feed.name,
-                        len(batch.entries),
-                        sum(entry.rows for entry in batch.entries),
-                        sum(entry.rejects for entry in batch.entries),
-                    )
-                if batch.gave_up:
-                    raise UnreadObjectsError(feed, result.failing)
+    work = ReadObjects(
+        feed=feed,
+        storage=manifest.registry.storage,
+        limits=limits,
+        start_date=start_date,
+        now=now,
+        expected=now_with,
+        source=source,
+        withheld=withheld,
+        chosen=chosen,
+    )
+    for parts in engine.each(work, _batches(unknown, engine.parallel)):
+        for brought in parts:
+            _commit(manifest, engine, brought, result, run_id=run_id, now=now)
     unknown.unlink()
     if gone:
         manifest.commit([], run_id=run_id, now=now, gone=gone)
@@ -238,27 +211,44 @@ def _look(
     return look_at_listing(manifest, source, now)
 
 
-def _within_memory(
-    read: Callable[[list[dict[str, Any]]], IngestBatch], objects: list[dict[str, Any]], engine: "Engine"
-) -> Iterator[IngestBatch]:
-    """Read objects in one batch; one by one if together they take too much memory.
+def _commit(
+    manifest: Manifest, engine: "Engine", brought: Brought, result: Ingested, *, run_id: str, now: datetime
+) -> None:
+    """Make what was read count.
 
-    An object that takes too much alone is a broken one.
+    Raises:
+        UnreadObjectsError: so many objects in a row could not be fetched that it must be the store.
     """
-    import duckdb
+    if brought.entries or brought.unfetched:
+        manifest.commit(
+            brought.entries,
+            _rejects(manifest, engine, brought),
+            run_id=run_id,
+            now=now,
+            unfetched=brought.unfetched,
+            further_fields=brought.further_fields,
+        )
+        result.add(brought.entries)
+        failing = manifest.of([item.key for item in brought.unfetched])
+        result.failing += [entry for entry in failing.values() if entry.failure]
+    if brought.entries:
+        _log.info(
+            "%s: read %d object(s), %d rows, %d rejected lines",
+            manifest.feed.name,
+            len(brought.entries),
+            sum(entry.rows for entry in brought.entries),
+            sum(entry.rejects for entry in brought.entries),
+        )
+    if brought.gave_up:
+        raise UnreadObjectsError(manifest.feed, result.failing)
 
-    try:
-        batch = read(objects)
-    except (duckdb.OutOfMemoryException, MemoryError):
-        if len(objects) == 1 and objects[0]["problem"]:
-            raise
-        if len(objects) == 1:
-            limit = f"USER_PIPELINE_MEMORY_LIMIT, {engine.memory_limit:,} bytes"
-            objects = [{**objects[0], "problem": f"reading it takes more memory than {limit}, allows"}]
-        for item in objects:
-            yield from _within_memory(read, [item], engine)
-    else:
-        yield batch
+
+def _rejects(manifest: Manifest, engine: "Engine", brought: Brought) -> "pa.RecordBatchReader | None":
+    """The rejected lines, from the files that have them."""
+    if not brought.rejects:
+        return None
+    parts = [LakeFile(path, 0, 0) for path in brought.rejects]
+    return read_parquet(one_by_one(manifest.registry.storage, engine, parts))
 
 
 def _spool(objects: "pa.RecordBatchReader", file: "Path") -> None:
@@ -269,15 +259,16 @@ def _spool(objects: "pa.RecordBatchReader", file: "Path") -> None:
             writer.write_batch(batch)
 
 
-def _batches(file: "Path") -> Iterator[list[dict[str, Any]]]:
-    """The objects of a spooled listing, as many as one batch takes at a time."""
+def _batches(file: "Path", parallel: int) -> Iterator[list[dict[str, Any]]]:
+    """The objects of a spooled listing, as many as one batch takes at a time, or a part of that."""
+    most_bytes, most = _BATCH_BYTES // parallel, max(1, _BATCH_OBJECTS // parallel)
     import pyarrow.parquet as pq
 
     waiting: list[dict[str, Any]] = []
     size = 0
     for batch in pq.ParquetFile(file).iter_batches(_BATCH_OBJECTS, use_threads=False):
         for item in batch.to_pylist():
-            if waiting and (size + item["size"] > _BATCH_BYTES or len(waiting) == _BATCH_OBJECTS):
+            if waiting and (size + item["size"] > most_bytes or len(waiting) == most):
                 yield waiting
                 waiting, size = [], 0
             waiting.append(item)

@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from user_pipeline.engines.duckdb import Engine
+from user_pipeline.engines.base import Engine
 from user_pipeline.lake.lake import Lake
 
 

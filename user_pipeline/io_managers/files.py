@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from user_pipeline.engines.duckdb import Engine
+from user_pipeline.engines.base import Engine
 from user_pipeline.errors import PermanentError, never_retried
 from user_pipeline.io_managers.base import LakeFileIOManager
 from user_pipeline.io_managers.partitioned import File, Partitioned

@@ -1,8 +1,7 @@
 """Keep an asset's partitions as Parquet files of the lake, and beside them what people query in Postgres."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
@@ -12,6 +11,7 @@ from user_pipeline.ingest.retirement import require_kept
 from user_pipeline.io_managers.base import LakeFileIOManager
 from user_pipeline.io_managers.metadata import file_metadata, parquet_head, timed
 from user_pipeline.io_managers.partitioned import File, Partitioned
+from user_pipeline.lake.parts import FromLake, Part
 from user_pipeline.lake.registry import LakeFile, Registry
 from user_pipeline.lake.transfer import new_path, put
 from user_pipeline.warehouse.tables import OutsidePartitionError, require_day
@@ -42,8 +42,8 @@ class RegisteredIOManager(LakeFileIOManager):
             self.lake.analytics.open()
             if self.database == "staging":
                 require_kept(self.lake.staging, days)
-            files = self.lake.fetch(self.engine, self.registry, context.asset_key.path[-1], days)
-        return {day.isoformat(): self.engine.read(there) for day, there in files.items()}
+            rows = self.lake.rows(self.engine, self.registry, context.asset_key.path[-1], days)
+        return {day.isoformat(): there for day, there in rows.items()}
 
 
 class LakeIOManager(RegisteredIOManager):
@@ -63,19 +63,21 @@ class LakeIOManager(RegisteredIOManager):
             if set(obj) != set(context.asset_partition_keys):
                 raise OutsidePartitionError(f"{asset} gave the partitions {sorted(obj)}, not those of the run")
             for day, file in local.items():
-                require_day(file.path, context.definition_metadata["partition_expr"], day)
+                if not file.stored:
+                    require_day(file.path, context.definition_metadata["partition_expr"], day)
             self.registry.open()
             with timed(taken, "writing"):
-                stored = {day: self._store(asset, day, file) for day, file in local.items()}
+                stored = {day: file.stored or [self._store(asset, day, file)] for day, file in local.items()}
                 with self.registry.database.transaction() as transaction:
-                    self.bring_in(context, transaction, {day: file.path for day, file in local.items()})
-                    partitions = {day: [file] for day, file in stored.items()}
-                    self.registry.commit(transaction, asset, partitions, context.run_id)
+                    self.bring_in(context, transaction, {day: file.parts for day, file in local.items()})
+                    self.registry.commit(transaction, asset, stored, context.run_id)
             self._describe(context, local, stored, taken)
         for file in local.values():
             self.remove_local(file.path)
 
-    def bring_in(self, context: dg.OutputContext, transaction: "Transaction", files: Mapping[date, Path]) -> None:
+    def bring_in(
+        self, context: dg.OutputContext, transaction: "Transaction", files: Mapping[date, Sequence[Part]]
+    ) -> None:
         """Bring the rows of the files into what people query, in the transaction that registers them."""
 
     def describe(self, file: dict[str, Any]) -> dict[str, Any]:
@@ -90,12 +92,16 @@ class LakeIOManager(RegisteredIOManager):
         self,
         context: dg.OutputContext,
         local: Mapping[date, File],
-        stored: Mapping[date, LakeFile],
+        stored: Mapping[date, Sequence[LakeFile]],
         taken: Mapping[str, Any],
     ) -> None:
         for day, file in local.items():
-            url = self.lake.storage.lake_url(stored[day].path)
-            rows = stored[day].rows
-            shown = self.describe(file_metadata(file.path, rows, url, parquet_head(file.path)))
-            self.add_metadata(context, day.isoformat(), {**shown, **taken, **file.metadata})
-            context.log.info("%s: wrote %d rows", stored[day].path, rows)
+            first, *others = stored[day]
+            rows = sum(part.rows for part in stored[day])
+            [path] = FromLake(self.lake.storage)(self.engine, file.parts[0])
+            shown = file_metadata(path, rows, self.lake.storage.lake_url(first.path), parquet_head(path))
+            if others:
+                shown |= {"files": len(stored[day]), "size_bytes": sum(part.size for part in stored[day])}
+            self.add_metadata(context, day.isoformat(), {**self.describe(shown), **taken, **file.metadata})
+            context.log.info("%s: wrote %d rows", first.path, rows)
+            self.remove_local(path)

@@ -1,11 +1,14 @@
 """What assets of several partitions give: a value for each of them, computed before anything is stored."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import dagster as dg
+
+from user_pipeline.lake.parts import Part
+from user_pipeline.lake.registry import LakeFile
 
 T = TypeVar("T")
 
@@ -16,13 +19,20 @@ class File:
 
     Attributes:
         path: where it is, below the scratch directory of the run; it is removed once it is stored.
+        stored: files of the lake, not registered yet, that have its rows already; nothing is at ``path`` then.
         rows: rows in it, where it has rows.
         metadata: what else to show with the partition's materialization.
     """
 
     path: Path
+    stored: Sequence[LakeFile] = field(default=(), kw_only=True)
     rows: int | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """The files that have its rows."""
+        return self.stored or [self.path]
 
 
 class Partitioned(Mapping[str, T]):

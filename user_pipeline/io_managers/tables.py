@@ -1,8 +1,7 @@
 """Keep an asset's partitions as files of the lake, and its rows as a table in Postgres."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -11,12 +10,13 @@ from user_pipeline.engines.parquet import write_parquet
 from user_pipeline.errors import PermanentError, never_retried
 from user_pipeline.io_managers.lake import LakeIOManager
 from user_pipeline.io_managers.metadata import PREVIEW_ROWS, PREVIEW_TEXT, preview
+from user_pipeline.lake.parts import Part, one_by_one
 from user_pipeline.resources.postgres import quote
 from user_pipeline.warehouse.incremental import Merge
 from user_pipeline.warehouse.tables import columns_of, exists, replace_days, require_marts
 
 if TYPE_CHECKING:
-    from user_pipeline.engines.duckdb import Engine
+    from user_pipeline.engines.base import Engine
     from user_pipeline.resources.postgres import Postgres, Transaction
     from user_pipeline.transforms import Frame
 
@@ -32,11 +32,15 @@ class DailyTableIOManager(LakeIOManager):
     lake, which hold the same rows.
     """
 
-    def bring_in(self, context: dg.OutputContext, transaction: "Transaction", files: Mapping[date, Path]) -> None:
+    def bring_in(
+        self, context: dg.OutputContext, transaction: "Transaction", files: Mapping[date, Sequence[Part]]
+    ) -> None:
         """Replace the days of the table."""
         table = context.asset_key.path[-1]
         column = context.definition_metadata["partition_expr"]
-        replace_days(transaction, table, column, list(files), list(files.values()))
+        parts = [part for there in files.values() for part in there]
+        local = one_by_one(self.lake.storage, self.engine, parts)
+        replace_days(transaction, table, column, list(files), local)
         context.add_output_metadata({"dagster/table_name": table_name(transaction, table)})
 
 
@@ -47,7 +51,9 @@ class IncrementalIOManager(LakeIOManager):
     day. Consumers get the whole table.
     """
 
-    def bring_in(self, context: dg.OutputContext, transaction: "Transaction", files: Mapping[date, Path]) -> None:
+    def bring_in(
+        self, context: dg.OutputContext, transaction: "Transaction", files: Mapping[date, Sequence[Part]]
+    ) -> None:
         """Apply what the aggregates of the run's days change."""
         table = context.asset_key.path[-1]
         Merge(transaction, self.engine, self.lake.storage).apply(table, files)

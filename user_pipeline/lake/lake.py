@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from user_pipeline.errors import PermanentError
+from user_pipeline.lake.parts import FromLake
 from user_pipeline.lake.registry import LakeFile, Registry
 from user_pipeline.lake.transfer import fetch_all
 
 if TYPE_CHECKING:
-    from user_pipeline.engines.duckdb import Engine
+    from user_pipeline.engines.base import Engine
     from user_pipeline.resources.postgres import Databases
     from user_pipeline.resources.storage import ObjectStorage
+    from user_pipeline.transforms import Frame
 
 
 class UnknownAssetError(PermanentError):
@@ -60,6 +62,15 @@ class Lake:
             f"the lake has no partition of an asset {asset!r}. Those with files in the lake are "
             f"{', '.join([*self.staging.assets(), *self.analytics.assets()]) or 'none yet'}."
         )
+
+    def rows(self, engine: "Engine", registry: Registry, asset: str, days: Sequence[date]) -> "dict[date, Frame]":
+        """The rows of some partitions of an asset, by day: lazy, where the engine works on them.
+
+        Raises:
+            MissingPartitionError: one of them was never written.
+        """
+        found = registry.files(asset, days)
+        return {day: engine.rows(FromLake(self.storage), found[day]) for day in days}
 
     def fetch(self, engine: "Engine", registry: Registry, asset: str, days: Sequence[date]) -> dict[date, list[Path]]:
         """Bring the files of some partitions of an asset to this machine, by day.

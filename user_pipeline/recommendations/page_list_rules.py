@@ -13,7 +13,7 @@ from user_pipeline.recommendations.window import Window
 from user_pipeline.resources.postgres import quote
 
 if TYPE_CHECKING:
-    from user_pipeline.engines.duckdb import Engine
+    from user_pipeline.engines.base import Engine
     from user_pipeline.lake.lake import Lake
     from user_pipeline.resources.postgres import Transaction
 

@@ -10,7 +10,7 @@ from user_pipeline.recommendations.history import new_page_views
 from user_pipeline.transforms.quality import hits, spread, with_intervals
 
 if TYPE_CHECKING:
-    from user_pipeline.engines.duckdb import Engine
+    from user_pipeline.engines.base import Engine
     from user_pipeline.lake.lake import Lake
     from user_pipeline.transforms import Frame
 

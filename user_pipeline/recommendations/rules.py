@@ -11,7 +11,7 @@ from user_pipeline.recommendations.window import Window
 if TYPE_CHECKING:
     import duckdb
 
-    from user_pipeline.engines.duckdb import Engine
+    from user_pipeline.engines.base import Engine
     from user_pipeline.lake.lake import Lake
     from user_pipeline.resources.postgres import Transaction
 

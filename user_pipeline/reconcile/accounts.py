@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
-from user_pipeline.engines.duckdb import Engine, scan
+from user_pipeline.engines.base import Engine
+from user_pipeline.engines.duckdb import scan
 from user_pipeline.ingest.feeds import Feed
 from user_pipeline.lake.lake import Lake
 from user_pipeline.resources.postgres import quote

@@ -16,7 +16,7 @@ from user_pipeline.warehouse.tables import exists
 if TYPE_CHECKING:
     import duckdb
 
-    from user_pipeline.engines.duckdb import Engine
+    from user_pipeline.engines.base import Engine
     from user_pipeline.lake.lake import Lake
 
 STALE, LOST, NOT_MATERIALIZED = "stale", "lost", "not materialized"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from user_pipeline.engines.duckdb import Engine
+    from user_pipeline.engines.base import Engine
     from user_pipeline.lake.lake import Lake
     from user_pipeline.resources.postgres import Transaction
 

@@ -26,7 +26,7 @@ from user_pipeline.warehouse.snapshots import served_day
 from user_pipeline.warehouse.tables import create_marts, exists
 
 if TYPE_CHECKING:
-    from user_pipeline.engines.duckdb import Engine
+    from user_pipeline.engines.base import Engine
     from user_pipeline.lake.lake import Lake
     from user_pipeline.resources.postgres import Transaction
 

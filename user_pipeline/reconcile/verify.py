@@ -22,7 +22,7 @@ from user_pipeline.reconcile.days import Days
 from user_pipeline.resources.postgres import literal
 
 if TYPE_CHECKING:
-    from user_pipeline.engines.duckdb import Engine
+    from user_pipeline.engines.base import Engine
     from user_pipeline.lake.lake import Lake
 
 

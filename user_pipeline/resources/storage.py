@@ -1,6 +1,6 @@
 """The two places objects are kept in: the source, which is only read, and the lake."""
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,10 @@ class ObjectStorage:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+
+    def __reduce__(self) -> tuple[object, tuple[Settings]]:
+        """Where it goes, it is opened anew: its settings travel, connections and credentials do not."""
+        return _opened_again, (self._settings.without_secrets(Path(), 1),)
 
     @cached_property
     def source(self) -> Source:
@@ -67,3 +71,9 @@ class ObjectStorage:
     def lake_file(self, path: str) -> Path | None:
         """The file an object of the lake is, or None where the lake is a bucket."""
         return None if self._settings.lake.is_s3 else Path(self._settings.lake.url) / path
+
+
+@lru_cache(maxsize=4)
+def _opened_again(settings: Settings) -> ObjectStorage:
+    """One for all that arrives at a process: its stores are asked whether they are there only once."""
+    return ObjectStorage(settings)

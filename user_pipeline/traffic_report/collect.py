@@ -45,7 +45,7 @@ from user_pipeline.transforms.traffic import (
 from user_pipeline.warehouse.tables import require_marts
 
 if TYPE_CHECKING:
-    from user_pipeline.engines.duckdb import Engine
+    from user_pipeline.engines.base import Engine
     from user_pipeline.lake.lake import Lake
     from user_pipeline.transforms import Frame
 

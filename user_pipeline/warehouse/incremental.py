@@ -14,6 +14,7 @@ import narwhals as nw
 
 from user_pipeline.engines.frames import to_reader
 from user_pipeline.engines.parquet import read_parquet, write_parquet
+from user_pipeline.lake.parts import FromLake, IntoLake, Part, one_by_one
 from user_pipeline.lake.registry import LakeFile, partitions_in
 from user_pipeline.lake.transfer import fetch_all
 from user_pipeline.resources.postgres import Transaction
@@ -31,7 +32,7 @@ from user_pipeline.warehouse.tables import create_marts, require_marts
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from user_pipeline.engines.duckdb import Engine
+    from user_pipeline.engines.base import Engine
     from user_pipeline.resources.storage import ObjectStorage
     from user_pipeline.transforms import Frame
 
@@ -44,24 +45,24 @@ class Aggregates:
     """The daily aggregates of a table, as its transaction sees them.
 
     Attributes:
-        new: the local file of each day that is replaced.
+        new: the files of each day that is replaced.
         old: the files those days had before, those without rows left out.
         earlier: the files of the days before them, latest first.
         is_first: whether no other day has rows.
     """
 
-    new: Mapping[date, Path]
+    new: Mapping[date, Sequence[Part]]
     old: Sequence[LakeFile]
     earlier: Sequence[LakeFile]
     is_first: bool
 
     @property
-    def files(self) -> list[Path]:
+    def files(self) -> list[Part]:
         """The new files, oldest day first."""
-        return [self.new[day] for day in sorted(self.new)]
+        return [part for day in sorted(self.new) for part in self.new[day]]
 
     @classmethod
-    def of(cls, transaction: Transaction, table: str, new: Mapping[date, Path]) -> "Aggregates":
+    def of(cls, transaction: Transaction, table: str, new: Mapping[date, Sequence[Part]]) -> "Aggregates":
         """Those of a table whose lock the transaction holds."""
         known = {day: [file for file in there if file.rows] for day, there in partitions_in(transaction, table).items()}
         return cls(
@@ -86,12 +87,12 @@ class Merge:
         self._engine = engine
         self._storage = storage
 
-    def apply(self, table: str, new: Mapping[date, Path]) -> None:
+    def apply(self, table: str, new: Mapping[date, Sequence[Part]]) -> None:
         """Replace the aggregates of some days, which follow each other.
 
         Args:
             table: ``users`` or ``user_page_views``.
-            new: a Parquet file of each day, as the transforms of the marts give it.
+            new: the Parquet files of each day, as the transforms of the marts give them.
 
         Raises:
             LostTableError: the table, or the registry of its other days, is gone.
@@ -110,14 +111,14 @@ class Merge:
     def _users(self, days: Aggregates) -> None:
         sql = statements("users")
         first, end = f"'{min(days.new)}'", f"'{max(days.new) + timedelta(days=1)}'"
-        new = self._engine.read(days.files)
+        new = self._rows(days.files)
         self._load("arriving", latest_updates(new))
         if days.old:
-            self._load("leaving", users_without_update(self._read("old", days.old), new))
+            self._load("leaving", users_without_update(self._rows(days.old), new))
         else:
             self._transaction.execute(sql["nobody_leaves"])
         self._transaction.execute(sql["lost"].format(first=first, end=end))
-        self._find("lost", ["user_id"], days.earlier)
+        self._find("lost", ["user_id"], days)
         self._transaction.execute(sql["latest"].format(end=end))
         for name in ("analyze", "delete", "upsert", "emails", "recommendation_emails"):
             self._transaction.execute(sql[name])
@@ -125,7 +126,7 @@ class Merge:
     def _first_page_views(self, days: Aggregates) -> None:
         """The table is empty: the sum of the days is copied into it, and its key is made when all rows are there."""
         emails = self._fetched("emails", "select user_id, email from public.users")
-        summed = with_emails(add_up_page_views(self._engine.read(days.files)), self._engine.read([emails]))
+        summed = with_emails(add_up_page_views(self._rows(days.files)), self._shared(emails, days))
         self._transaction.append("user_page_views", to_reader(summed.sort("user_id", "url")), "public")
         self._transaction.execute(statements("user_page_views")["create_key"])
 
@@ -137,7 +138,7 @@ class Merge:
             self._transaction.execute(sql["add"])
             return
         file = self._engine.new_scratch("changes") / "changes.parquet"
-        self._engine.write(changed_page_views(self._engine.read(days.files), self._read("old", days.old)), file)
+        self._engine.write(changed_page_views(self._rows(days.files), self._rows(days.old)), file)
         changes = self._engine.read([file])
         was_there = nw.col("old_last_viewed").is_null()
         self._load("added", changes.filter(was_there).drop("old_last_viewed").sort("user_id", "url"))
@@ -146,16 +147,17 @@ class Merge:
             self._transaction.execute(f"analyze {name}")
         for name in ("delete", "update", "add", "lost"):
             self._transaction.execute(sql[name])
-        self._find("lost", ["user_id", "url"], days.earlier)
+        self._find("lost", ["user_id", "url"], days)
         self._transaction.execute(sql["last_viewed"])
 
     def _sum(self, days: Aggregates) -> "pa.RecordBatchReader":
         """The pairs of new days; of one day as they lie in its file."""
-        if len(days.files) == 1:
-            return read_parquet(days.files, ["user_id", "url", "count", "last_viewed"])
-        return to_reader(add_up_page_views(self._engine.read(days.files)).sort("user_id", "url"))
+        if len(days.new) == 1:
+            local = one_by_one(self._storage, self._engine, days.files)
+            return read_parquet(local, ["user_id", "url", "count", "last_viewed"])
+        return to_reader(add_up_page_views(self._rows(days.files)).sort("user_id", "url"))
 
-    def _find(self, table: str, key: list[str], earlier: Sequence[LakeFile]) -> None:
+    def _find(self, table: str, key: list[str], days: Aggregates) -> None:
         """Fill ``found`` with what earlier days have last of the keys in a temporary table, where they have any.
 
         The latest days are looked through first, ever more of them at once, until all are found.
@@ -164,13 +166,11 @@ class Merge:
         lost = self._fetched(table, f"select * from {table}")
         folder = self._engine.new_scratch("found")
         found: list[Path] = []
-        for part in _growing(earlier):
+        for part in _growing(days.earlier):
             if not self._engine.count([lost]):
                 break
             file = folder / f"{len(found)}.parquet"
-            self._engine.write(
-                latest(self._read("earlier", part).join(self._engine.read([lost]), on=key, how="semi")), file
-            )
+            self._engine.write(latest(self._rows(part).join(self._shared(lost, days), on=key, how="semi")), file)
             left = folder / f"lost-{len(found)}.parquet"
             self._engine.write(self._engine.read([lost]).join(self._engine.read([file]), on=key, how="anti"), left)
             found.append(file)
@@ -178,8 +178,13 @@ class Merge:
         if found:
             self._transaction.append("found", read_parquet(found))
 
-    def _read(self, name: str, files: Sequence[LakeFile]) -> "Frame":
-        return self._engine.read(fetch_all(self._storage, files, self._engine.new_scratch(name)))
+    def _rows(self, files: Sequence[Part]) -> "Frame":
+        return self._engine.rows(FromLake(self._storage), files)
+
+    def _shared(self, file: Path, days: Aggregates) -> "Frame":
+        """The rows of a local file, beside those of the lake."""
+        put = IntoLake(self._storage, "daily/shared", max(days.new))
+        return self._engine.share(file, put, FromLake(self._storage))
 
     def _fetched(self, name: str, sql: str) -> Path:
         """The rows of a query as a local file."""

@@ -1,11 +1,11 @@
 """Tables of the warehouse: made from their DDL, replaced by a range of days, and noticed when they are lost."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from user_pipeline.engines.parquet import parquet_schema, read_parquet
+from user_pipeline.engines.parquet import read_parquet
 from user_pipeline.errors import PermanentError
 from user_pipeline.resources.postgres import Transaction, literal, quote
 from user_pipeline.warehouse.statements import statements
@@ -62,7 +62,7 @@ def create_marts(transaction: Transaction) -> None:
         create_table(transaction, table)
 
 
-def replace_days(transaction: Transaction, table: str, column: str, days: Sequence[date], files: Sequence[Path]) -> int:
+def replace_days(transaction: Transaction, table: str, column: str, days: Sequence[date], files: Iterable[Path]) -> int:
     """Put the rows of Parquet files in the place of some days of a table.
 
     Writers of one table follow each other, readers go on with the old rows until the transaction commits. A missing
@@ -73,7 +73,7 @@ def replace_days(transaction: Transaction, table: str, column: str, days: Sequen
         table: the table.
         column: tells a row's day.
         days: the days, which follow each other.
-        files: their rows, in columns of the table.
+        files: their rows, in columns of the table; at least one. A file need not be there before it is its turn.
 
     Returns:
         how many rows there are now.
@@ -82,13 +82,14 @@ def replace_days(transaction: Transaction, table: str, column: str, days: Sequen
         TableMismatchError: the table has other columns than the files.
     """
     create_table(transaction, table)
-    require_columns(transaction, table, parquet_schema(files))
+    rows = read_parquet(files)
+    require_columns(transaction, table, rows.schema)
     transaction.execute(f"lock table public.{quote(table)} in share row exclusive mode")
     first, end = min(days), max(days) + timedelta(days=1)
     transaction.execute(
         f"delete from public.{quote(table)} where {quote(column)} >= '{first}' and {quote(column)} < '{end}'"
     )
-    return transaction.append(table, read_parquet(files), "public")
+    return transaction.append(table, rows, "public")
 
 
 def require_columns(transaction: Transaction, table: str, schema: "pa.Schema") -> None:

@@ -104,7 +104,7 @@ def test_env_says_what_each_setting_means(run: Run, place: Path) -> None:
     sizes = {"USER_PIPELINE_MEMORY_LIMIT": "1.5gib", "USER_PIPELINE_MAX_OBJECT_SIZE": "1234567B"}
     lines = run("env", env={**given, **sizes, "USER_PIPELINE_MAX_REJECT_SHARE": "0"}).stdout.splitlines()
     unset = {"alert_webhook", "ui_url", "ui_hosts", "source_queue_url"}
-    unset |= {"page_views_filter", "user_updates_filter", "user_id_key", "heartbeat"}
+    unset |= {"spark_remote", "page_views_filter", "user_updates_filter", "user_id_key", "heartbeat"}
     unset |= {"recommendation_urls", "recommendation_exclude_urls", "retention_days"}
     fields = {name: field for name, field in Settings.model_fields.items() if name not in unset}
     assert lines[::2] == [f"# {field.description}" for field in fields.values()]

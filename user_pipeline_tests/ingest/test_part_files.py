@@ -2,7 +2,8 @@
 
 from datetime import date
 
-from user_pipeline.ingest.part_files import MOST_FILES, commit_raw_days, raw_day
+from user_pipeline.engines.duckdb import Engine
+from user_pipeline.ingest.part_files import commit_raw_days, raw_day
 from user_pipeline.lake.transfer import new_path, put
 from user_pipeline_tests.ingest.reading import FIRST, ingest, manifest_of, rows
 from user_pipeline_tests.platform import Platform, view
@@ -49,13 +50,13 @@ def test_a_day_with_rows_that_do_not_count_is_written_anew_once(platform: Platfo
 
 
 def test_a_day_of_many_part_files_is_written_anew(platform: Platform) -> None:
-    for number in range(MOST_FILES + 1):
+    for number in range(Engine.most_files + 1):
         assert number == 0 or not materialize(platform)
         platform.put_views(f"PageViews/{number}", [GOOD])
         ingest(platform)
     assert materialize(platform)
     assert len(registered(platform)) == 1
-    assert len(rows(platform)) == MOST_FILES + 1
+    assert len(rows(platform)) == Engine.most_files + 1
 
 
 def test_an_object_of_many_days_brings_each_of_them_its_file(platform: Platform) -> None:

@@ -80,7 +80,8 @@ def bring(
             lake.analytics.open()
             local, there = stored_days(lake, engine, table, first, days)
             with databases.analytics.transaction() as transaction:
-                Merge(transaction, engine, lake.storage).apply(table, local)
+                new = {day: [file] for day, file in local.items()}
+                Merge(transaction, engine, lake.storage).apply(table, new)
                 lake.analytics.commit(transaction, table, there, "run")
                 last_step(transaction)
     finally:

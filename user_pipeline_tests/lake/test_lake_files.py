@@ -1,6 +1,5 @@
 """The examples of docs/lake-files.md."""
 
-import importlib.util
 import re
 from datetime import date
 from typing import Any
@@ -33,8 +32,8 @@ def test_the_examples_run_as_they_stand() -> None:
     read = []
     for example in others:
         [library] = re.findall(r"(?:import|from) (\w+)", example)[:1]
-        if importlib.util.find_spec(library) is None:
-            assert library == "pyspark"
+        if library == "pyspark":
+            # Only its client is installed, which needs a server.
             continue
         *statements, expression = example.strip().splitlines()
         exec("\n".join(statements), found)  # noqa: S102

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from user_pipeline import settings
-from user_pipeline.engines.duckdb import Engine
+from user_pipeline.engines.base import Engine
 from user_pipeline.errors import PermanentError, never_retried
 from user_pipeline.lake.lake import Lake
 from user_pipeline.reconcile.retention import end_retention, first_kept

@@ -5,12 +5,15 @@ from dataclasses import replace
 
 import dagster as dg
 
-from user_pipeline.defs.common import PERSONAL, column_lineage, column_schema, daily_asset, file_of
-from user_pipeline.engines.duckdb import Engine
+from user_pipeline.defs.common import PERSONAL, column_lineage, column_schema, daily_asset, day_files, file_of
+from user_pipeline.engines.base import Engine
+from user_pipeline.engines.frames import to_reader
 from user_pipeline.errors import never_retried
 from user_pipeline.io_managers.partitioned import PARTITIONED, File, Partitioned
+from user_pipeline.lake.lake import Lake
 from user_pipeline.transforms import Frame
 from user_pipeline.transforms.cleaned import clean_page_views, clean_user_updates, count_environments
+from user_pipeline.warehouse.day_files import DayFiles
 
 
 @daily_asset(
@@ -36,9 +39,11 @@ from user_pipeline.transforms.cleaned import clean_page_views, clean_user_update
         ),
     },
 )
-def user_updates(raw_user_updates: dict[str, Frame], engine: dg.ResourceParam[Engine]) -> Partitioned[File]:
+def user_updates(
+    raw_user_updates: dict[str, Frame], engine: dg.ResourceParam[Engine], lake: dg.ResourceParam[Lake]
+) -> Partitioned[File]:
     """The day's user updates in production, each once."""
-    return _cleaned(raw_user_updates, clean_user_updates, engine)
+    return _cleaned(raw_user_updates, clean_user_updates, engine, day_files(lake, "cleaned/user_updates", "updated_at"))
 
 
 @daily_asset(
@@ -60,20 +65,27 @@ def user_updates(raw_user_updates: dict[str, Frame], engine: dg.ResourceParam[En
         **column_lineage(**{name: f"raw_page_views.{name}" for name in ("ts", "url", "environment", "user_id")}),
     },
 )
-def page_views(raw_page_views: dict[str, Frame], engine: dg.ResourceParam[Engine]) -> Partitioned[File]:
+def page_views(
+    raw_page_views: dict[str, Frame], engine: dg.ResourceParam[Engine], lake: dg.ResourceParam[Lake]
+) -> Partitioned[File]:
     """The day's page views in production, each once."""
-    return _cleaned(raw_page_views, clean_page_views, engine)
+    return _cleaned(raw_page_views, clean_page_views, engine, day_files(lake, "cleaned/page_views", "ts"))
 
 
-def _cleaned(raw: Mapping[str, Frame], clean: Callable[[Frame], Frame], engine: Engine) -> Partitioned[File]:
+def _cleaned(
+    raw: Mapping[str, Frame],
+    clean: Callable[[Frame], Frame],
+    engine: Engine,
+    put: Callable[[str], DayFiles],
+) -> Partitioned[File]:
     """Each day cleaned by itself, for duplicates are of one day; with it, where its rows went."""
     with never_retried():
-        return Partitioned({day: _cleaned_day(day, rows, clean, engine) for day, rows in raw.items()})
+        return Partitioned({day: _cleaned_day(day, rows, clean, engine, put(day)) for day, rows in raw.items()})
 
 
-def _cleaned_day(day: str, raw: Frame, clean: Callable[[Frame], Frame], engine: Engine) -> File:
-    file = file_of(engine, clean(raw), day)
-    [counts] = count_environments(raw).collect("pyarrow").to_native().to_pylist()
+def _cleaned_day(day: str, raw: Frame, clean: Callable[[Frame], Frame], engine: Engine, put: DayFiles) -> File:
+    file = file_of(engine, clean(raw), day, put)
+    [counts] = to_reader(count_environments(raw)).read_all().to_pylist()
     rows, production, kept = counts["raw_rows"], counts["production_rows"] or 0, file.rows or 0
     accounts = {
         "raw_rows": rows,

@@ -6,7 +6,7 @@ from datetime import date
 import dagster as dg
 
 from user_pipeline.defs.check_results import evaluate_days, fetch, result_of, rows_of, spec
-from user_pipeline.engines.duckdb import Engine
+from user_pipeline.engines.base import Engine
 from user_pipeline.errors import never_retried
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
 from user_pipeline.lake.lake import Lake

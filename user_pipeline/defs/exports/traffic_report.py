@@ -9,7 +9,7 @@ import dagster as dg
 
 from user_pipeline import settings
 from user_pipeline.defs.common import daily_asset
-from user_pipeline.engines.duckdb import Engine
+from user_pipeline.engines.base import Engine
 from user_pipeline.errors import never_retried
 from user_pipeline.io_managers.files import stored_as
 from user_pipeline.io_managers.metadata import timed

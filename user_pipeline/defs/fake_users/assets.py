@@ -16,7 +16,7 @@ import dagster as dg
 from pydantic import Field
 
 from user_pipeline.defs.common import column_schema, daily_asset
-from user_pipeline.engines.duckdb import Engine
+from user_pipeline.engines.base import Engine
 from user_pipeline.errors import PermanentError
 from user_pipeline.fake_users.columns import CLEANED, RAW, Column
 from user_pipeline.io_managers.files import LakeFiles, stored_as

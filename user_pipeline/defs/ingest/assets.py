@@ -11,7 +11,7 @@ from user_pipeline.defs.ingest.data_versions import ingested_key, source_key, un
 from user_pipeline.defs.ingest.run_log import logged_to
 from user_pipeline.defs.links import links
 from user_pipeline.defs.partitions import DAILY
-from user_pipeline.engines.duckdb import Engine
+from user_pipeline.engines.base import Engine
 from user_pipeline.errors import never_retried
 from user_pipeline.ingest.discovery import receive
 from user_pipeline.ingest.feeds import FEEDS, PAGE_VIEWS, USER_UPDATES, Feed

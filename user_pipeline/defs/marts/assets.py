@@ -4,12 +4,14 @@ from collections.abc import Callable, Mapping
 
 import dagster as dg
 
-from user_pipeline.defs.common import PERSONAL, column_lineage, column_schema, daily_asset, file_of
-from user_pipeline.engines.duckdb import Engine
+from user_pipeline.defs.common import PERSONAL, column_lineage, column_schema, daily_asset, day_files, file_of
+from user_pipeline.engines.base import Engine
 from user_pipeline.errors import never_retried
 from user_pipeline.io_managers.partitioned import PARTITIONED, File, Partitioned
+from user_pipeline.lake.lake import Lake
 from user_pipeline.transforms import Frame
 from user_pipeline.transforms.marts import daily_page_views, latest_updates
+from user_pipeline.warehouse.day_files import DayFiles
 
 
 @daily_asset(
@@ -37,9 +39,11 @@ from user_pipeline.transforms.marts import daily_page_views, latest_updates
         ),
     },
 )
-def users(user_updates: dict[str, Frame], engine: dg.ResourceParam[Engine]) -> Partitioned[File]:
+def users(
+    user_updates: dict[str, Frame], engine: dg.ResourceParam[Engine], lake: dg.ResourceParam[Lake]
+) -> Partitioned[File]:
     """The latest update of each user, over all days."""
-    return _aggregates(user_updates, latest_updates, engine)
+    return _aggregates(user_updates, latest_updates, engine, day_files(lake, "daily/users", "updated_at"))
 
 
 @daily_asset(
@@ -74,12 +78,19 @@ def users(user_updates: dict[str, Frame], engine: dg.ResourceParam[Engine]) -> P
         ),
     },
 )
-def user_page_views(page_views: dict[str, Frame], engine: dg.ResourceParam[Engine]) -> Partitioned[File]:
+def user_page_views(
+    page_views: dict[str, Frame], engine: dg.ResourceParam[Engine], lake: dg.ResourceParam[Lake]
+) -> Partitioned[File]:
     """Who looked at which page, how often and when last, with the user's latest e-mail, over all days."""
-    return _aggregates(page_views, daily_page_views, engine)
+    return _aggregates(page_views, daily_page_views, engine, day_files(lake, "daily/user_page_views", "last_viewed"))
 
 
-def _aggregates(cleaned: Mapping[str, Frame], aggregate: Callable[[Frame], Frame], engine: Engine) -> Partitioned[File]:
+def _aggregates(
+    cleaned: Mapping[str, Frame],
+    aggregate: Callable[[Frame], Frame],
+    engine: Engine,
+    put: Callable[[str], DayFiles],
+) -> Partitioned[File]:
     """What each day adds to the table."""
     with never_retried():
-        return Partitioned({day: file_of(engine, aggregate(rows), day) for day, rows in cleaned.items()})
+        return Partitioned({day: file_of(engine, aggregate(rows), day, put(day)) for day, rows in cleaned.items()})

@@ -8,7 +8,8 @@ from typing import Any
 import dagster as dg
 
 from user_pipeline.defs.check_results import NAMED, evaluate_days, result_of, spec
-from user_pipeline.engines.duckdb import Engine, scan
+from user_pipeline.engines.base import Engine
+from user_pipeline.engines.duckdb import scan
 from user_pipeline.engines.parquet import read_parquet
 from user_pipeline.errors import never_retried
 from user_pipeline.lake.lake import Lake

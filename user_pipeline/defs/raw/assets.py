@@ -6,7 +6,7 @@ import dagster as dg
 
 from user_pipeline.defs.common import PERSONAL, column_schema, daily_asset
 from user_pipeline.defs.ingest.data_versions import data_version, ingested_key, raw_key, source_key
-from user_pipeline.engines.duckdb import Engine
+from user_pipeline.engines.base import Engine
 from user_pipeline.errors import never_retried
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
 from user_pipeline.ingest.manifest import Manifest

@@ -7,7 +7,7 @@ import dagster as dg
 
 from user_pipeline import settings
 from user_pipeline.defs.check_results import evaluate_days, result_of, spec
-from user_pipeline.engines.duckdb import Engine
+from user_pipeline.engines.base import Engine
 from user_pipeline.errors import never_retried
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
 from user_pipeline.ingest.intake import accept, newly_read, volumes

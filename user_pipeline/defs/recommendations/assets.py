@@ -12,7 +12,7 @@ from user_pipeline import settings
 from user_pipeline.defs.common import RETRY
 from user_pipeline.defs.partitions import DAILY
 from user_pipeline.defs.recommendations.tables import OUTS
-from user_pipeline.engines.duckdb import Engine
+from user_pipeline.engines.base import Engine
 from user_pipeline.errors import PermanentError, never_retried
 from user_pipeline.io_managers.metadata import timed
 from user_pipeline.io_managers.partitioned import File, Partitioned

@@ -5,7 +5,7 @@ from datetime import date
 import dagster as dg
 
 from user_pipeline.defs.common import column_schema, daily_asset, file_of
-from user_pipeline.engines.duckdb import Engine
+from user_pipeline.engines.base import Engine
 from user_pipeline.errors import never_retried
 from user_pipeline.io_managers.partitioned import PARTITIONED, File, Partitioned
 from user_pipeline.lake.lake import Lake
@@ -81,4 +81,4 @@ def _quality(day: str, engine: Engine, lake: Lake) -> File:
     measured = measure(date.fromisoformat(day), engine, lake)
     known = {name: value for name, value in (measured or {}).items() if value is not None}
     frame = quality_row(date.fromisoformat(day), measured)
-    return file_of(engine, frame, day, measured=measured is not None, **known)
+    return file_of(engine, frame, day, None, measured=measured is not None, **known)

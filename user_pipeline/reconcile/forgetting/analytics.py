@@ -21,7 +21,7 @@ from user_pipeline.warehouse.statements import statements
 from user_pipeline.warehouse.tables import columns_of, create_marts, replace_days, require_marts
 
 if TYPE_CHECKING:
-    from user_pipeline.engines.duckdb import Engine
+    from user_pipeline.engines.base import Engine
     from user_pipeline.lake.lake import Lake
     from user_pipeline.reconcile.forgetting.files import PeopleFiles
     from user_pipeline.resources.postgres import Transaction

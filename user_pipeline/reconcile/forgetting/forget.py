@@ -20,7 +20,7 @@ from user_pipeline.resources.postgres import quote
 from user_pipeline.warehouse.tables import exists
 
 if TYPE_CHECKING:
-    from user_pipeline.engines.duckdb import Engine
+    from user_pipeline.engines.base import Engine
     from user_pipeline.lake.lake import Lake
 
 

@@ -1,0 +1,82 @@
+"""A session on a Spark Connect server, or an error that says what keeps it from being made."""
+
+import socket
+import warnings
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from user_pipeline.engines.spark_errors import (
+    VARIABLE,
+    MissingSparkError,
+    SparkRefusedError,
+    SparkUnavailableError,
+    SparkVersionError,
+    told,
+)
+from user_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql.connect.session import SparkSession
+
+_PORT = 15002
+_SECONDS = 5.0
+# A server that is gone is told of within seconds; the client's own policy waits for minutes.
+_RETRIES = {"max_retries": 4, "max_backoff": 2_000}
+_SETTINGS = {
+    "spark.sql.session.timeZone": "UTC",
+    # As all tables have it.
+    "spark.sql.timestampType": "TIMESTAMP_NTZ",
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "100000",
+}
+
+
+def connect(settings: Settings) -> "SparkSession":
+    """A new session on the server of the settings.
+
+    Raises:
+        MissingSparkError: the client is not installed.
+        SparkUnavailableError: nobody answers there.
+        SparkRefusedError: the server does not let the run in.
+        SparkVersionError: the server is of another version than the client.
+    """
+    if settings.spark_remote is None:  # which the settings refuse
+        raise ValueError(f"{VARIABLE} is not set")
+    remote = settings.spark_remote.get_secret_value()
+    try:
+        with warnings.catch_warnings():
+            # Pandas is not what frames are here.
+            warnings.filterwarnings("ignore", category=FutureWarning, module="pyspark")
+            import pyspark
+            from pyspark.sql.connect.client.retries import DefaultPolicy
+            from pyspark.sql.connect.session import SparkSession
+    except ImportError as error:
+        raise MissingSparkError(str(error)) from error
+    _reach(remote)
+    with told():
+        session = SparkSession.builder.remote(remote).create()
+        session.client.set_retry_policies([DefaultPolicy(**_RETRIES)])  # type: ignore[arg-type]
+        version = session.version
+    if version.split(".")[:2] != pyspark.__version__.split(".")[:2]:
+        session.stop()
+        raise SparkVersionError(version, pyspark.__version__)
+    with told():
+        for name, value in _SETTINGS.items():
+            session.conf.set(name, value)
+    return session
+
+
+def _reach(remote: str) -> None:
+    """See that somebody listens there.
+
+    Raises:
+        SparkUnavailableError: nobody does.
+    """
+    parts = urlsplit(remote)
+    try:
+        with socket.create_connection((parts.hostname or "", parts.port or _PORT), _SECONDS):
+            return
+    except OSError as error:
+        raise SparkUnavailableError(f"{parts.hostname}:{parts.port or _PORT} cannot be reached: {error}") from error
+
+
+__all__ = ["SparkRefusedError", "connect"]
