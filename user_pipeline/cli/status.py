@@ -118,14 +118,12 @@ def collect(*, only_services: bool = False) -> Status:
 
 
 def _of_dagster() -> "tuple[LastRun | None, Sequence[FailedCheck] | None]":
-    import dagster as dg
-
     from user_pipeline.definitions import defs
-    from user_pipeline.instance.status import failed_checks, has_instance, last_run
+    from user_pipeline.instance.status import failed_checks, last_run, opened
 
-    if not has_instance():
-        return None, None
-    with dg.DagsterInstance.get() as instance:
+    with opened() as instance:
+        if instance is None:
+            return None, None
         return last_run(instance), failed_checks(instance, defs.resolve_asset_graph().asset_check_keys)
 
 
