@@ -15,7 +15,8 @@ from user_pipeline.masking import printable
 
 if TYPE_CHECKING:
     from user_pipeline.instance.status import FailedCheck, LastRun
-    from user_pipeline.reconcile.status import Service, Stored
+    from user_pipeline.reconcile.services import Service
+    from user_pipeline.reconcile.status import Stored
 
 HEALTHY, ATTENTION, UNREACHABLE = 0, 1, 3
 """Exit codes; 2 is click's for a wrong option."""
@@ -95,7 +96,8 @@ def status(*, as_json: bool, only_services: bool) -> None:
 def collect(*, only_services: bool = False) -> Status:
     """Look at everything; at what is behind a service only if it answers."""
     from user_pipeline.lake.lake import Lake
-    from user_pipeline.reconcile.status import Service, services, stored
+    from user_pipeline.reconcile.services import Service, services
+    from user_pipeline.reconcile.status import stored
     from user_pipeline.resources.postgres import Databases
     from user_pipeline.resources.storage import ObjectStorage
 
@@ -118,14 +120,12 @@ def collect(*, only_services: bool = False) -> Status:
 
 
 def _of_dagster() -> "tuple[LastRun | None, Sequence[FailedCheck] | None]":
-    import dagster as dg
-
     from user_pipeline.definitions import defs
-    from user_pipeline.instance.status import failed_checks, has_instance, last_run
+    from user_pipeline.instance.status import failed_checks, last_run, opened
 
-    if not has_instance():
-        return None, None
-    with dg.DagsterInstance.get() as instance:
+    with opened() as instance:
+        if instance is None:
+            return None, None
         return last_run(instance), failed_checks(instance, defs.resolve_asset_graph().asset_check_keys)
 
 

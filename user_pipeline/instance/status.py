@@ -1,9 +1,12 @@
 """What Dagster knows of the last run, and of the checks that fail now."""
 
 import os
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import dagster as dg
 
@@ -35,9 +38,21 @@ class FailedCheck:
     description: str
 
 
-def has_instance() -> bool:
-    """Whether commands here share an instance; Dagster would make one that is gone when they end."""
-    return bool(os.environ.get("DAGSTER_HOME")) or Path("dagster.yaml").is_file()
+@contextmanager
+def opened() -> Iterator[dg.DagsterInstance | None]:
+    """The instance that Dagster's commands share here; None where each would make one that is gone when it ends."""
+    here = Path("dagster.yaml")
+    if os.environ.get("DAGSTER_HOME"):
+        with dg.DagsterInstance.get() as instance:
+            yield instance
+    elif here.is_file():
+        # As Dagster's commands do: what it says, without its directory, in which Dagster would leave files.
+        with TemporaryDirectory() as home:
+            shutil.copy(here, home)
+            with dg.DagsterInstance.from_config(home) as instance:
+                yield instance
+    else:
+        yield None
 
 
 def last_run(instance: dg.DagsterInstance) -> LastRun | None:

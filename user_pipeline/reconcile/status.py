@@ -1,16 +1,13 @@
-"""How the platform is right now: what answers, which days are there, what waits, how large it all is.
+"""How the platform is right now: which days are there, what waits, how large it all is.
 
-Nothing is written and nothing is read that grows with the rows. What does not answer within some seconds is said not
-to: a firewall that swallows packets keeps nobody waiting.
+Nothing is written and nothing is read that grows with the rows.
 """
 
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from user_pipeline.engines.duckdb import Engine
 from user_pipeline.ingest.day_account import objects_of_day
 from user_pipeline.ingest.discovery import SlowListingError, look_at_announced, look_within
 from user_pipeline.ingest.feeds import FEEDS, Feed
@@ -18,39 +15,16 @@ from user_pipeline.ingest.filter import Filter, read_with
 from user_pipeline.ingest.look import Settled
 from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.lake.lake import Lake
-from user_pipeline.masking import mask
-from user_pipeline.resources.postgres import Postgres
-from user_pipeline.setting_values import Database, Location, hide_password
 from user_pipeline.settings import Settings
 from user_pipeline.warehouse.tables import SNAPSHOTS
 
 if TYPE_CHECKING:
-    from user_pipeline.resources.postgres import Databases, Transaction
-    from user_pipeline.resources.storage import ObjectStorage
+    from user_pipeline.resources.postgres import Transaction
 
-PATIENCE = 10.0
-"""Seconds for a service to answer."""
 _LISTING = 3.0
 """Seconds for listing a feed's folder: what waits there is only told where that is quick."""
 DUE = timedelta(hours=3)
 """So long after midnight, UTC, the day before is to be there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """Something the platform needs.
-
-    Attributes:
-        name: what it is.
-        setting: the variable that names it.
-        value: what that resolves to, without a password.
-        problem: why it cannot be used; None if it answers.
-    """
-
-    name: str
-    setting: str
-    value: str
-    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,27 +97,6 @@ class Stored:
     table_bytes: Mapping[str, int] | None = None
 
 
-def services(current: Settings, storage: "ObjectStorage", databases: "Databases") -> list[Service]:
-    """Ask engine, stores and databases whether they answer, all at once."""
-    dagster, engine = Postgres(current.dagster), _engine(current)
-    probes: list[tuple[Service, Callable[[], object]]] = [
-        (Service("engine", "USER_PIPELINE_MEMORY_LIMIT", f"DuckDB, {current.memory_limit / 1e9:.1f} GB"), engine),
-        (_store("source", current.source), lambda: storage.source),
-        (_store("lake", current.lake), lambda: storage.lake),
-        (_database("staging", current.staging), lambda: _fetch(databases.staging, "select 1")),
-        (_database("analytics", current.analytics), lambda: _fetch(databases.analytics, "select 1")),
-        (_database("runs", current.dagster), lambda: _fetch(dagster, "select 1")),
-    ]  # fmt: skip
-    try:
-        answers = [_Answer(probe) for _, probe in probes]
-        return [
-            Service(service.name, service.setting, service.value, answer.problem(PATIENCE))
-            for (service, _), answer in zip(probes, answers, strict=True)
-        ]
-    finally:
-        dagster.close()
-
-
 def stored(current: Settings, lake: Lake, now: datetime) -> Stored:
     """What lake and databases hold; both have to answer."""
     partitions: dict[str, dict[date, datetime]] = {}
@@ -170,49 +123,6 @@ def stored(current: Settings, lake: Lake, now: datetime) -> Stored:
         lake_bytes=lake_bytes,
         table_bytes=sizes,
     )
-
-
-class _Answer:
-    """What a call in a thread of its own comes to. A thread that hangs does not keep the process from ending."""
-
-    def __init__(self, call: Callable[[], object]) -> None:
-        self._call = call
-        self._error: str | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def problem(self, seconds: float) -> str | None:
-        """Why it failed, or that it has not ended; None if it is well."""
-        self._thread.join(seconds)
-        return f"no answer within {seconds:.0f} seconds" if self._thread.is_alive() else self._error
-
-    def _run(self) -> None:
-        try:
-            self._call()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is told
-            self._error = mask(str(error)).strip() or type(error).__name__
-
-
-def _engine(current: Settings) -> Callable[[], object]:
-    def ask() -> None:
-        with Engine(current) as engine:
-            engine.connect().execute("select 1")
-
-    return ask
-
-
-def _store(name: str, location: Location) -> Service:
-    return Service(name, location.variable, str(location))
-
-
-def _database(name: str, database: Database) -> Service:
-    url = hide_password(database.url.get_secret_value()) if database.url else f"embedded, {database.name}"
-    return Service(name, database.variable, url)
-
-
-def _fetch(database: Postgres, sql: str) -> object:
-    with database.transaction() as transaction:
-        return transaction.fetch(sql)
 
 
 def _has(transaction: "Transaction", table: str) -> bool:

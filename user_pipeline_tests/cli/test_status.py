@@ -1,6 +1,7 @@
 """`user-pipeline status`: one screen, and an exit code that tells healthy from not."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from click.testing import CliRunner, Result
 from user_pipeline import settings
 from user_pipeline.cli.main import main
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
+from user_pipeline_tests import CHECKOUT
 from user_pipeline_tests.ingest.reading import ingest
 from user_pipeline_tests.platform import Platform, update, view
 
@@ -157,6 +159,22 @@ def test_rejected_lines_of_the_last_day_are_told_by_reason(platform: Platform, i
         "lines": 62,
         "rejected": {"malformed": 1},
     }
+
+
+def test_in_a_checkout_runs_are_those_of_its_dagster_yaml(
+    platform: Platform, postgres: EmbeddedPostgres, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert platform
+    postgres.create_database("dagster")
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", postgres.url("dagster"))
+    settings.current.cache_clear()
+    monkeypatch.chdir(place)
+    # Elsewhere Dagster has no records.
+    assert told()["checks"] is None
+    shutil.copy(CHECKOUT / "dagster.yaml", place)
+    found = told()
+    assert (found["run"], found["checks"]) == (None, [])
+    assert [path.name for path in place.iterdir()] == ["dagster.yaml"]
 
 
 def test_a_machine_without_anything_gets_no_database_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
