@@ -309,13 +309,13 @@ def test_the_command_makes_tables_and_a_writer_without_them_is_told_of_it(
     command = [str(Path(sys.executable).with_name("user-pipeline")), "init-databases"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == (
-        "USER_PIPELINE_STAGING_URL: accepted_days, announced_objects, further_fields, ingested_days, ingested_objects, "
-        "lake, lake_commits, lake_files, lake_partitions, listings, page_views, rejected_lines, replaced_files, "
-        "user_updates\n"
-        "USER_PIPELINE_ANALYTICS_URL: lake, lake_commits, lake_files, lake_partitions, page_recommendations, "
-        "page_recommendations_because, page_recommendations_day, popular_pages, popular_pages_day, "
-        "recommendation_parameters, recommendation_parameters_day, recommendation_quality, related_pages, "
-        "related_pages_day, user_page_views, users\n"
+        "USER_PIPELINE_STAGING_URL: accepted_days, announced_objects, days_to_remake, further_fields, ingested_days, "
+        "ingested_objects, lake, lake_commits, lake_files, lake_partitions, listings, page_views, rejected_lines, "
+        "removals, replaced_files, retirement, suppressed_users, suppression_key, user_updates\n"
+        "USER_PIPELINE_ANALYTICS_URL: days_to_remake, lake, lake_commits, lake_files, lake_partitions, "
+        "page_recommendations, page_recommendations_because, page_recommendations_day, popular_pages, "
+        "popular_pages_day, recommendation_parameters, recommendation_parameters_day, recommendation_quality, "
+        "related_pages, related_pages_day, removals, user_page_views, users\n"
     )
     assert as_writer.materialize("2017-04-01").success
 
