@@ -45,8 +45,8 @@ demo: $(INSTALLED) ## Two weeks of sample logs through the whole pipeline, then 
 	@$(BIN)/user-pipeline demo
 
 # With the tests' packages: the client of Spark is none of what running needs.
-demo-spark: $(DEVELOPED) $(SPARK) ## The same on a Spark cluster of processes, which ends with it
-	@$(BIN)/python -m user_pipeline.cli.spark_cluster -- $(BIN)/user-pipeline demo
+demo-spark: $(DEVELOPED) $(SPARK) ## Two days of it on a Spark cluster of processes, which ends with it
+	@$(BIN)/python -m user_pipeline.cli.spark_cluster -- $(BIN)/user-pipeline demo --days 2
 
 up: $(INSTALLED) ## The Dagster UI and daemon on the embedded services
 	@$(BIN)/user-pipeline up
