@@ -35,7 +35,7 @@ from user_pipeline_tests import CHECKOUT
 from user_pipeline_tests.servers import discard
 from user_pipeline_tests.ui.conftest import CHROMIUM
 
-PATIENCE = 150.0
+PATIENCE = 400.0
 """Seconds for what may take long on a slow machine; what has failed is told at once."""
 SHOWN = 60.0
 """Seconds for what the web server knows to be on the page."""
