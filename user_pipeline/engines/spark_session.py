@@ -1,7 +1,9 @@
 """A session on a Spark Connect server, or an error that says what keeps it from being made."""
 
 import socket
+import sys
 import warnings
+from importlib.machinery import ModuleSpec
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -46,6 +48,7 @@ def connect(settings: Settings) -> "SparkSession":
         with warnings.catch_warnings():
             # Pandas is not what frames are here.
             warnings.filterwarnings("ignore", category=FutureWarning, module="pyspark")
+            _name_program()
             import pyspark
             from pyspark.sql.connect.client.retries import DefaultPolicy
             from pyspark.sql.connect.session import SparkSession
@@ -63,6 +66,17 @@ def connect(settings: Settings) -> "SparkSession":
         for name, value in _SETTINGS.items():
             session.conf.set(name, value)
     return session
+
+
+def _name_program() -> None:
+    """Give a program without a file a specification.
+
+    The client takes one that has neither for its own doctests, and ends the process: `python -c`, and with it the
+    workers of multiprocessing.
+    """
+    program = sys.modules["__main__"]
+    if program.__spec__ is None and not hasattr(program, "__file__"):
+        program.__spec__ = ModuleSpec("__main__", None)
 
 
 def _reach(remote: str) -> None:

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from user_pipeline.ingest.commit import object_lines
@@ -179,7 +180,8 @@ def _in_analytics(lake: "Lake", engine: "Engine", first: date) -> set[date]:
         create_marts(transaction)
         users = [day for day, files in partitions_in(transaction, "users").items() if day < first and files]
         if users:
-            Merge(transaction, engine, lake.storage).apply("users", dict.fromkeys(users, _no_users(engine)))
+            nobody = _no_users(engine)
+            Merge(transaction, engine, lake.storage).apply("users", {day: [nobody] for day in users})
         version = registry.begin(transaction, ASSET, run_id, removing=True)
         served = served_day(transaction)
         lines: list[dict[str, Any]] = []
@@ -194,7 +196,8 @@ def _in_analytics(lake: "Lake", engine: "Engine", first: date) -> set[date]:
     return {day for versions in emptied.values() for day in versions}
 
 
-def _no_users(engine: "Engine") -> Any:  # noqa: ANN401 - a path
+def _no_users(engine: "Engine") -> Path:
+    """A file of no users."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

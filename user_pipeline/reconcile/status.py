@@ -219,8 +219,10 @@ def _rejects(manifest: Manifest, partitions: Mapping[str, Mapping[date, datetime
 
 
 def _overdue(partitions: Mapping[str, Mapping[date, datetime]], current: Settings, now: datetime) -> list[str]:
-    """The tables people query that lack the day before, though its run should have been over for hours."""
+    """The tables people query that end before the day before, though its run should have been over for hours."""
     day = (now - DUE).date() - timedelta(days=1)
     if day < current.start_date:
         return []
-    return [asset for asset in ("user_page_views", "page_recommendations") if day not in partitions.get(asset, {})]
+    tables = ("user_page_views", "page_recommendations")
+    # Not whether the day is there: a range of days makes the recommendations of its last one alone.
+    return [asset for asset in tables if max(partitions.get(asset, {}), default=date.min) < day]

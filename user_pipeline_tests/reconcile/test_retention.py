@@ -70,6 +70,8 @@ def test_rows_rejects_and_identities_go_and_sums_stay(delivered: Platform) -> No
         "snapshots/page_recommendations",
         *(f"snapshots/{table}" for table in ("popular_pages", "recommendation_parameters", "related_pages")),
         "quality/recommendation_quality",
+        # It names nobody.
+        "exports/traffic_report",
     }
     assert len(exports) - len(delivered.lake_files("exports")) == 4
     # How many rows there were is known still, object by object.

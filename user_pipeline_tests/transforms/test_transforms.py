@@ -1,7 +1,5 @@
 """Every transform on every engine: the same rows in, the answer of a few lines of plain Python out."""
 
-import importlib
-import importlib.util
 import os
 import subprocess
 import sys
@@ -40,12 +38,6 @@ WHERE_FROM = [("source_object", pa.string()), ("source_line", pa.int64())]
 Row = dict[str, Any]
 
 
-def _pyspark(table: pa.Table) -> Any:
-    spark = importlib.import_module("pyspark.sql").SparkSession
-    session = spark.builder.master("local[1]").config("spark.sql.session.timeZone", "UTC").getOrCreate()
-    return session.createDataFrame(table)
-
-
 ENGINES: dict[str, Callable[[pa.Table], Any]] = {
     # Of one connection: frames of several cannot be joined.
     "duckdb": lambda table: duckdb.default_connection().from_arrow(table),
@@ -53,8 +45,6 @@ ENGINES: dict[str, Callable[[pa.Table], Any]] = {
     "pandas": lambda table: table.to_pandas(),
     "pyarrow": lambda table: table,
 }
-if importlib.util.find_spec("pyspark"):
-    ENGINES["pyspark"] = _pyspark
 
 # Few values, so that rows tie; letters whose order differs between code points and most collations.
 moments = st.builds(
