@@ -22,7 +22,7 @@ from user_pipeline.lake.log import write_log
 from user_pipeline.lake.registry import partition_lines, partitions_in, register
 from user_pipeline.lake.transfer import fetch
 from user_pipeline.resources.postgres import literal, quote
-from user_pipeline.warehouse.incremental import Merge
+from user_pipeline.warehouse.incremental import SHARED_FOLDER, Merge
 from user_pipeline.warehouse.snapshots import served_day
 from user_pipeline.warehouse.tables import create_marts, exists
 
@@ -37,6 +37,7 @@ _EXPORTS = ("user_page_views", "page_recommendations")
 _FOLDERS = (
     *(f"{folder}/{feed.name}" for folder in ("raw", "cleaned") for feed in FEEDS),
     "daily/users",
+    SHARED_FOLDER,
     "snapshots/page_recommendations",
 )
 _DAY = re.compile(r"/date=(\d{4}-\d{2}-\d{2})/")

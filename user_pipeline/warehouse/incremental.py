@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from user_pipeline.resources.storage import ObjectStorage
     from user_pipeline.transforms import Frame
 
+SHARED_FOLDER = "daily/shared"
+"""Where rows of a query are in the lake while a merge has executors join them with aggregates."""
 _FETCHED_AT_ONCE = 32
 """So many earlier days are looked through at once at most."""
 
@@ -86,6 +88,7 @@ class Merge:
         self._transaction = transaction
         self._engine = engine
         self._storage = storage
+        self._put: list[LakeFile] = []
 
     def apply(self, table: str, new: Mapping[date, Sequence[Part]]) -> None:
         """Replace the aggregates of some days, which follow each other.
@@ -107,6 +110,10 @@ class Merge:
             self._first_page_views(days)
         else:
             self._page_views(days)
+        if self._put:
+            # They hold ids and e-mails, and nobody reads them again; those of a merge that failed go with vacuum.
+            self._storage.lake.delete([file.path for file in self._put])
+            self._put.clear()
 
     def _users(self, days: Aggregates) -> None:
         sql = statements("users")
@@ -182,8 +189,13 @@ class Merge:
         return self._engine.rows(FromLake(self._storage), files)
 
     def _shared(self, file: Path, days: Aggregates) -> "Frame":
-        """The rows of a local file, beside those of the lake."""
-        put = IntoLake(self._storage, "daily/shared", max(days.new))
+        """The rows of a local file, beside those of the lake; if it has to go there, it is gone after the merge."""
+        into = IntoLake(self._storage, SHARED_FOLDER, max(days.new))
+
+        def put(engine: "Engine", local: Path, rows: int) -> LakeFile:
+            self._put.append(into(engine, local, rows))
+            return self._put[-1]
+
         return self._engine.share(file, put, FromLake(self._storage))
 
     def _fetched(self, name: str, sql: str) -> Path:

@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from user_pipeline import settings
-from user_pipeline.engines.base import Engine
+from user_pipeline.engines.duckdb import Engine
 from user_pipeline.errors import PermanentError, never_retried
+from user_pipeline.interrupts import cancelled_by, watched
 from user_pipeline.lake.lake import Lake
 from user_pipeline.reconcile.retention import end_retention, first_kept
 
@@ -16,9 +17,7 @@ class NoRetentionError(PermanentError):
 
 
 @dg.op
-def remove_old_days(
-    context: dg.OpExecutionContext, lake: dg.ResourceParam[Lake], engine: dg.ResourceParam[Engine]
-) -> None:
+def remove_old_days(context: dg.OpExecutionContext, lake: dg.ResourceParam[Lake]) -> None:
     """Remove what is older than USER_PIPELINE_RETENTION_DAYS."""
     with never_retried():
         days = settings.current().retention_days
@@ -28,7 +27,9 @@ def remove_old_days(
             )
         now = datetime.now(UTC)
         first = first_kept(now, days)
-        retired = end_retention(lake, engine, first, now)
+        # Whatever the engine of days is: what goes is told by days, and little of it is looked into.
+        with Engine(settings.current()) as engine, watched(), cancelled_by(engine.interrupt):
+            retired = end_retention(lake, engine, first, now)
         context.log.info("before %s: %d files removed, of %d days", first, retired.files, retired.days)
         if retired.unfinished:
             context.log.warning(

@@ -12,6 +12,7 @@ from user_pipeline.ingest.suppression import SUPPRESSED, named_user
 from user_pipeline.lake.registry import LakeFile
 from user_pipeline.lake.transfer import fetch, new_path, put
 from user_pipeline.resources.postgres import literal
+from user_pipeline.warehouse.incremental import SHARED_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,7 @@ FOLDERS = (
     *(f"cleaned/{feed.name}" for feed in FEEDS),
     "daily/users",
     "daily/user_page_views",
+    SHARED_FOLDER,
     "snapshots/page_recommendations",
 )
 """The folders of the lake whose files have rows of people."""
