@@ -24,7 +24,7 @@ def reread(feed: str, *, everything: bool) -> None:
     sees to that. An object that is not in the source any more keeps what it brought. It can be stopped, and goes on
     where it was when it is started again.
     """
-    from user_pipeline.engines.duckdb import Engine
+    from user_pipeline.engines import open_engine
     from user_pipeline.ingest.feeds import FEEDS
     from user_pipeline.ingest.filter import Filter
     from user_pipeline.ingest.look import Again
@@ -38,7 +38,12 @@ def reread(feed: str, *, everything: bool) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     current = settings.current()
     [chosen] = [known for known in FEEDS if known.name == feed]
-    with Engine(current) as engine, closing(Databases(current)) as databases, watched(), cancelled_by(engine.interrupt):
+    with (
+        open_engine(current) as engine,
+        closing(Databases(current)) as databases,
+        watched(),
+        cancelled_by(engine.interrupt),
+    ):
         storage = ObjectStorage(current)
         manifest = Manifest(chosen, Lake(storage, databases).staging)
         try:

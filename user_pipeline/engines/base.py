@@ -102,6 +102,15 @@ class Engine(ABC):
                 connection.interrupt()
 
     @property
+    @abstractmethod
+    def service(self) -> tuple[str, str]:
+        """The setting that says where it works, and what that is, without secrets."""
+
+    def probe(self) -> None:
+        """See that it can work; whatever keeps it from that is raised."""
+        self.connect().execute("select 1")
+
+    @property
     def settings(self) -> Settings:
         """What it was made with."""
         return self._settings

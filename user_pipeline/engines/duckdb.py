@@ -5,11 +5,17 @@ from pathlib import Path
 
 from user_pipeline.engines import base
 from user_pipeline.engines.base import Fetch, Item, Made, Put, Result, Work
+from user_pipeline.settings import variable_of
 from user_pipeline.transforms import Frame
 
 
 class Engine(base.Engine):
     """DuckDB, and nothing else."""
+
+    @property
+    def service(self) -> tuple[str, str]:
+        """See :attr:`.base.Engine.service`."""
+        return variable_of("memory_limit"), f"DuckDB, {self.memory_limit / 1e9:.1f} GB"
 
     def each(self, work: Work[Item, Result], items: Iterable[Item]) -> Iterator[Result]:
         """See :meth:`.base.Engine.each`."""

@@ -17,8 +17,8 @@ from user_pipeline.engines import base
 from user_pipeline.engines.base import Fetch, Item, Made, Put, Result, Work
 from user_pipeline.engines.executors import RESULT, Each, Make, Place, Rows
 from user_pipeline.engines.parquet import parquet_schema
-from user_pipeline.engines.spark_errors import ExecutorError, told
-from user_pipeline.engines.spark_session import connect
+from user_pipeline.engines.spark_errors import VARIABLE, ExecutorError, told
+from user_pipeline.engines.spark_session import address, connect, remote_of
 from user_pipeline.settings import Settings
 from user_pipeline.transforms import Frame
 
@@ -40,6 +40,17 @@ class SparkEngine(base.Engine):
         super().__init__(settings)
         self._opened: SparkSession | None = None
         self._place: Place | None = None
+
+    @property
+    def service(self) -> tuple[str, str]:
+        """See :attr:`.base.Engine.service`."""
+        host, port = address(remote_of(self._settings))
+        return VARIABLE, f"Spark at {host}:{port}"
+
+    def probe(self) -> None:
+        """See :meth:`.base.Engine.probe`; of the server as well."""
+        super().probe()
+        _ = self._session
 
     def close(self) -> None:
         """End the session, and what :meth:`.base.Engine.close` ends."""

@@ -32,6 +32,19 @@ _SETTINGS = {
 }
 
 
+def address(remote: str) -> tuple[str, int]:
+    """Host and port of a server, without the token."""
+    parts = urlsplit(remote)
+    return parts.hostname or "", parts.port or _PORT
+
+
+def remote_of(settings: Settings) -> str:
+    """The address of the settings, token and all."""
+    if settings.spark_remote is None:  # which the settings refuse
+        raise ValueError(f"{VARIABLE} is not set")
+    return settings.spark_remote.get_secret_value()
+
+
 def connect(settings: Settings) -> "SparkSession":
     """A new session on the server of the settings.
 
@@ -41,9 +54,7 @@ def connect(settings: Settings) -> "SparkSession":
         SparkRefusedError: the server does not let the run in.
         SparkVersionError: the server is of another version than the client.
     """
-    if settings.spark_remote is None:  # which the settings refuse
-        raise ValueError(f"{VARIABLE} is not set")
-    remote = settings.spark_remote.get_secret_value()
+    remote = remote_of(settings)
     try:
         with warnings.catch_warnings():
             # Pandas is not what frames are here.
@@ -54,7 +65,7 @@ def connect(settings: Settings) -> "SparkSession":
             from pyspark.sql.connect.session import SparkSession
     except ImportError as error:
         raise MissingSparkError(str(error)) from error
-    _reach(remote)
+    _reach(*address(remote))
     with told():
         session = SparkSession.builder.remote(remote).create()
         session.client.set_retry_policies([DefaultPolicy(**_RETRIES)])  # type: ignore[arg-type]
@@ -79,18 +90,17 @@ def _name_program() -> None:
         program.__spec__ = ModuleSpec("__main__", None)
 
 
-def _reach(remote: str) -> None:
+def _reach(host: str, port: int) -> None:
     """See that somebody listens there.
 
     Raises:
         SparkUnavailableError: nobody does.
     """
-    parts = urlsplit(remote)
     try:
-        with socket.create_connection((parts.hostname or "", parts.port or _PORT), _SECONDS):
+        with socket.create_connection((host, port), _SECONDS):
             return
     except OSError as error:
-        raise SparkUnavailableError(f"{parts.hostname}:{parts.port or _PORT} cannot be reached: {error}") from error
+        raise SparkUnavailableError(f"{host}:{port} cannot be reached: {error}") from error
 
 
 __all__ = ["SparkRefusedError", "connect"]

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from user_pipeline.engines.duckdb import Engine
+from user_pipeline.engines import open_engine
 from user_pipeline.masking import mask
 from user_pipeline.resources.postgres import Postgres
 from user_pipeline.setting_values import Database, Location, hide_password
 from user_pipeline.settings import Settings
 
 if TYPE_CHECKING:
+    from user_pipeline.engines.base import Engine
     from user_pipeline.resources.postgres import Databases
     from user_pipeline.resources.storage import ObjectStorage
 
@@ -41,9 +42,9 @@ class Service:
 
 def services(current: Settings, storage: "ObjectStorage", databases: "Databases") -> list[Service]:
     """Ask engine, stores and databases whether they answer, all at once."""
-    dagster, engine = Postgres(current.dagster), _engine(current)
+    dagster, engine = Postgres(current.dagster), open_engine(current)
     probes: list[tuple[Service, Callable[[], object]]] = [
-        (Service("engine", "USER_PIPELINE_MEMORY_LIMIT", f"DuckDB, {current.memory_limit / 1e9:.1f} GB"), engine),
+        (Service("engine", *engine.service), lambda: _probe(engine)),
         (_store("source", current.source), lambda: storage.source),
         (_store("lake", current.lake), lambda: storage.lake),
         (_database("staging", current.staging), lambda: _fetch(databases.staging, "select 1")),
@@ -81,12 +82,9 @@ class _Answer:
             self._error = mask(str(error)).strip() or type(error).__name__
 
 
-def _engine(current: Settings) -> Callable[[], object]:
-    def ask() -> None:
-        with Engine(current) as engine:
-            engine.connect().execute("select 1")
-
-    return ask
+def _probe(engine: "Engine") -> None:
+    with engine:
+        engine.probe()
 
 
 def _store(name: str, location: Location) -> Service:

@@ -14,8 +14,10 @@ import duckdb
 import pyspark
 import pytest
 
+from user_pipeline import settings
 from user_pipeline.cli.sample_logs import SampleLogs
 from user_pipeline.cli.spark_cluster import Cluster, Shape, cluster, free_port
+from user_pipeline.engines import open_engine
 from user_pipeline.engines.spark import SparkEngine
 from user_pipeline.engines.spark_errors import (
     ExecutorError,
@@ -123,6 +125,8 @@ def test_a_history_on_either_engine_gives_the_full_recompute(
             machine.deliver_updates("a", draw)
             machine.materialize_everything(DAYS[first], days)
             machine.tables_equal_a_recompute()
+            # What executors were told to look for is gone with the merge.
+            assert not machine.platform.lake_files("daily/shared")
     finally:
         machine.teardown()
 
@@ -140,6 +144,17 @@ def test_source_and_lake_in_a_bucket_are_reached_by_executors_with_credentials_o
             assert platform.materialize(FIRST, select=("raw_page_views", "page_views", "user_page_views")).success
             assert platform.table("analytics", "user_page_views") == [(7, None, "/a", 1, datetime(2017, 4, 1, 10))]
         assert [key for key in endpoint.keys("lake") if key.startswith("some/prefix/daily/user_page_views/")]
+
+
+def test_objects_go_through_a_filter_on_executors(
+    platform: Platform, spark: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert spark
+    monkeypatch.setenv("USER_PIPELINE_PAGE_VIEWS_FILTER", "sed s./before./after.")
+    settings.current.cache_clear()
+    platform.put_views("PageViews/a", [view("2017-04-01T10:00:00", "/before")])
+    assert platform.materialize(FIRST, select=("raw_page_views", "page_views", "user_page_views")).success
+    assert [url for _, _, url, *_ in platform.table("analytics", "user_page_views")] == ["/after"]
 
 
 @pytest.fixture
@@ -212,6 +227,18 @@ def test_a_server_of_another_version_is_refused(running: Cluster, monkeypatch: p
         SparkVersionError, match=r"USER_PIPELINE_SPARK_REMOTE: the server is Spark .* pyspark-client 3.5.9"
     ):
         connect(settings_with(running.remote))
+
+
+def test_status_asks_the_server_and_shows_no_token(running: Cluster) -> None:
+    with open_engine(settings_with(f"{running.remote}/;user_id=ann")) as engine:
+        engine.probe()
+        setting, what = engine.service
+    assert (setting, what.startswith("Spark at 127.0.0.1:")) == ("USER_PIPELINE_SPARK_REMOTE", True)
+    assert "ann" not in what
+    with open_engine(settings_with(f"sc://127.0.0.1:{free_port()}/;token=secret")) as engine:
+        with pytest.raises(SparkUnavailableError):
+            engine.probe()
+        assert "secret" not in engine.service[1]
 
 
 def test_nobody_at_the_address_is_told_of() -> None:
