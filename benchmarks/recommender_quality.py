@@ -73,8 +73,9 @@ from benchmarks.splits import (
     temporal_split,
 )
 from user_pipeline.recommender.defaults import Parameters
-from user_pipeline.recommender.playback import choose, decide
+from user_pipeline.recommender.playback import choose
 from user_pipeline.recommender.predictors import DENSE_PAGES
+from user_pipeline.recommender.race import decide
 
 NEIGHBOURS = (50, 100, 150, 200)
 VALIDATION_DAYS = 5

@@ -1,7 +1,7 @@
 """What is known of an object, as the manifest keeps it."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 
@@ -163,3 +163,49 @@ class FurtherField:
     lines: int
     source_object: str
     source_line: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartFile:
+    """A part file that rows of a day are in.
+
+    Attributes:
+        file: the file.
+        counted: how many of its rows count: all, unless an object was read again since it was written.
+    """
+
+    file: LakeFile
+    counted: int
+
+
+@dataclass(frozen=True, slots=True)
+class DayParts:
+    """Where the rows of a day are.
+
+    Attributes:
+        as_of: the newest commit to the staging database when this was so.
+        changed: the commit in which the day's rows changed last; 0 for a day that never had any.
+        parts: the part files with rows that count.
+    """
+
+    as_of: int
+    changed: int
+    parts: Sequence[PartFile]
+
+    @property
+    def rows(self) -> int:
+        """How many rows the day has."""
+        return sum(part.counted for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class DayObjects:
+    """Which rows of which part files make up a day.
+
+    Attributes:
+        as_of: the newest commit to the staging database when this was so.
+        objects: the part file and the key of each object that brought rows.
+    """
+
+    as_of: int
+    objects: Sequence[tuple[str, str]]

@@ -22,14 +22,23 @@ changed. So it knows which days have changed since any earlier version, however 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from user_pipeline.ingest import commit, drift
-from user_pipeline.ingest.entries import Entry, Failure, FurtherField, ObjectDay, Unfetched, object_id
+from user_pipeline.ingest import commit, drift, manifest_log
+from user_pipeline.ingest.entries import (
+    DayObjects,
+    DayParts,
+    Entry,
+    Failure,
+    FurtherField,
+    ObjectDay,
+    PartFile,
+    Unfetched,
+    object_id,
+)
 from user_pipeline.ingest.feeds import Feed
 from user_pipeline.ingest.look import Look
 from user_pipeline.ingest.rejects import create_rejects, replace_rejects
@@ -72,53 +81,7 @@ def create_manifest(transaction: "Transaction") -> None:
 def restore_manifest(transaction: "Transaction", lines: Iterator[Mapping[str, Any]]) -> None:
     """Bring the lines of a log into the manifest, which is made if it is missing."""
     create_manifest(transaction)
-    commit.restore_lines(transaction, drift.restore_fields(transaction, lines))
-
-
-@dataclass(frozen=True, slots=True)
-class PartFile:
-    """A part file that rows of a day are in.
-
-    Attributes:
-        file: the file.
-        counted: how many of its rows count: all, unless an object was read again since it was written.
-    """
-
-    file: LakeFile
-    counted: int
-
-
-@dataclass(frozen=True, slots=True)
-class DayParts:
-    """Where the rows of a day are.
-
-    Attributes:
-        as_of: the newest commit to the staging database when this was so.
-        changed: the commit in which the day's rows changed last; 0 for a day that never had any.
-        parts: the part files with rows that count.
-    """
-
-    as_of: int
-    changed: int
-    parts: Sequence[PartFile]
-
-    @property
-    def rows(self) -> int:
-        """How many rows the day has."""
-        return sum(part.counted for part in self.parts)
-
-
-@dataclass(frozen=True, slots=True)
-class DayObjects:
-    """Which rows of which part files make up a day.
-
-    Attributes:
-        as_of: the newest commit to the staging database when this was so.
-        objects: the part file and the key of each object that brought rows.
-    """
-
-    as_of: int
-    objects: Sequence[tuple[str, str]]
+    manifest_log.restore_lines(transaction, drift.restore_fields(transaction, lines))
 
 
 class Manifest:
@@ -349,9 +312,9 @@ class Manifest:
             if further_fields:
                 drift.note_fields(transaction, self.feed, further_fields, version)
             forgotten = commit.forget(transaction, self.feed, gone) if gone else []
-            lines = commit.object_lines(transaction, f"o.feed = {self._name} and o.version = {version}")
+            lines = manifest_log.object_lines(transaction, f"o.feed = {self._name} and o.version = {version}")
             forgotten_lines = (
-                {"kind": commit.GONE, "feed": self.feed.name, "object_id": identifier} for identifier in forgotten
+                {"kind": manifest_log.GONE, "feed": self.feed.name, "object_id": identifier} for identifier in forgotten
             )
             new_fields = drift.field_lines(transaction, f"feed = {self._name} and version = {version}")
             header = {"asset": self._asset, "run_id": run_id}

@@ -6,9 +6,10 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from user_pipeline.ingest import commit
+from user_pipeline.ingest import commit, manifest_log
+from user_pipeline.ingest.entries import DayParts
 from user_pipeline.ingest.feeds import Feed
-from user_pipeline.ingest.manifest import DayParts, Manifest
+from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.lake.log import write_log
 from user_pipeline.lake.registry import LakeFile, partition_lines, register
 from user_pipeline.lake.transfer import fetch_all
@@ -143,7 +144,7 @@ def commit_raw_days(
             by_version.setdefault(made.as_of if is_changed else version, {})[day] = files[day]
             if made.rewritten and not is_changed:
                 commit.point_to(transaction, feed, day, stored[day])
-                lines.append(commit.rewritten_line(feed, day, stored[day]))
+                lines.append(manifest_log.rewritten_line(feed, day, stored[day]))
         for of, partitions in by_version.items():
             register(transaction, asset, partitions, of)
             lines += partition_lines(asset, partitions, of)

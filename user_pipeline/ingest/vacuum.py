@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from user_pipeline.ingest import commit
+from user_pipeline.ingest import manifest_log
 from user_pipeline.ingest.drift import field_lines
 from user_pipeline.ingest.intake import accepted_lines
 from user_pipeline.ingest.manifest import create_manifest
@@ -110,8 +110,8 @@ def _fold_logs(registry: "Registry", *, with_manifest: bool = False) -> int:
 
 
 def _manifest_lines(transaction: "Transaction") -> "Iterator[dict[str, object]]":
-    yield from commit.object_lines(transaction, "true")
-    yield from commit.orphan_lines(transaction)
+    yield from manifest_log.object_lines(transaction, "true")
+    yield from manifest_log.orphan_lines(transaction)
     yield from field_lines(transaction, "true")
     yield from accepted_lines(transaction)
     yield from suppression_lines(transaction)

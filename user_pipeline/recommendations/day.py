@@ -13,7 +13,7 @@ from user_pipeline.recommendations.window import day_number
 from user_pipeline.recommender.defaults import DEFAULT, Parameters
 
 if TYPE_CHECKING:
-    from user_pipeline.recommender.playback import Choice
+    from user_pipeline.recommender.race import Choice
 
 TABLES = ("page_recommendations", "related_pages", "popular_pages", "recommendation_parameters")
 """What is made of the history of a day, each a table of snapshots."""
@@ -43,7 +43,8 @@ def choose_model(history: History, day: date, wanted: Mapping[str, Any], memory_
         wanted: numbers of the model; what is not among them is that of the default.
         memory_limit: bytes.
     """
-    from user_pipeline.recommender.playback import Choice, choose
+    from user_pipeline.recommender.playback import choose
+    from user_pipeline.recommender.race import Choice
 
     if wanted or history.past is None:
         return Choice(Parameters(**{**asdict(DEFAULT), **wanted}), "run config", 0, 0)

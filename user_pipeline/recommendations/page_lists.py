@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from user_pipeline.recommendations.codes import History
     from user_pipeline.recommendations.snapshot import Choices, Learned
-    from user_pipeline.recommender.playback import Choice
+    from user_pipeline.recommender.race import Choice
 
 RELATED = 10
 """So many pages go with a page at most."""

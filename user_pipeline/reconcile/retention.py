@@ -12,9 +12,9 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from user_pipeline.ingest.commit import object_lines
 from user_pipeline.ingest.feeds import FEEDS, Feed
 from user_pipeline.ingest.manifest import create_manifest
+from user_pipeline.ingest.manifest_log import object_lines
 from user_pipeline.ingest.rejects import create_rejects, rejects_schema
 from user_pipeline.ingest.retirement import drop_paths, retire
 from user_pipeline.ingest.vacuum import KEPT, delete, is_data_file, referred

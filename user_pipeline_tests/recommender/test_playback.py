@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from user_pipeline.recommender import playback
+from user_pipeline.recommender import playback, race
 from user_pipeline.recommender.defaults import CANDIDATES, DEFAULT, Parameters
 from user_pipeline.recommender.discoveries import Discoveries
-from user_pipeline.recommender.playback import DAY, Past, choose, decide
+from user_pipeline.recommender.playback import DAY, Past, choose
+from user_pipeline.recommender.race import decide
 
 POPULARITY, TREND = Parameters(personal=False), Parameters(trend=1.0, personal=False)
 EASE = Parameters()
@@ -128,14 +129,14 @@ def test_popularity_and_the_trend_alone_are_among_the_candidates() -> None:
 
 def test_who_is_clearly_behind_drops_out_and_the_choice_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     past, candidates = news(200), [POPULARITY, TREND, EASE]
-    monkeypatch.setattr(playback, "HOPELESS", 1e9)
+    monkeypatch.setattr(race, "HOPELESS", 1e9)
     to_the_end = choose(past, 19, candidates, default=EASE, n_threads=1)
     assert [trial.users for trial in to_the_end.trials] == [to_the_end.users] * 3
     monkeypatch.undo()
-    race = choose(past, 19, candidates, default=EASE, n_threads=1)
-    assert (race.parameters, race.users) == (to_the_end.parameters, to_the_end.users) == (TREND, race.users)
-    popularity, trend, default = race.trials
-    assert playback.FIRST_USERS <= popularity.users < trend.users == default.users == race.users
+    raced = choose(past, 19, candidates, default=EASE, n_threads=1)
+    assert (raced.parameters, raced.users) == (to_the_end.parameters, to_the_end.users) == (TREND, raced.users)
+    popularity, trend, default = raced.trials
+    assert playback.FIRST_USERS <= popularity.users < trend.users == default.users == raced.users
     assert popularity.recall < trend.recall
 
 
@@ -149,7 +150,7 @@ def test_who_dropped_out_is_not_chosen_however_well_it_did_before() -> None:
 
 def test_equals_stay_in_the_race() -> None:
     recalls = np.tile((np.random.default_rng(0).random(600) < 0.5).astype(float), (3, 1))
-    assert playback._running(recalls, [0, 1, 2], 1) == [0, 1, 2]
+    assert race.still_running(recalls, [0, 1, 2], 1) == [0, 1, 2]
     recalls[2] = 0
-    assert playback._running(recalls, [0, 1, 2], 1) == [0, 1]
-    assert playback._running(recalls, [0, 1, 2], 2) == [0, 1, 2]
+    assert race.still_running(recalls, [0, 1, 2], 1) == [0, 1]
+    assert race.still_running(recalls, [0, 1, 2], 2) == [0, 1, 2]

@@ -27,7 +27,7 @@ from user_pipeline.warehouse.snapshots import served_day
 from user_pipeline.warehouse.tables import create_marts, require_marts
 
 if TYPE_CHECKING:
-    from user_pipeline.recommender.playback import Choice
+    from user_pipeline.recommender.race import Choice
 
 _MOST_NEIGHBOURS = 500
 
