@@ -3,7 +3,7 @@
 import csv
 from datetime import datetime
 
-from user_pipeline_tests.platform import Platform, update, view
+from user_pipeline_tests.platform import LOG_PIPELINE, Platform, update, view
 
 
 def test_a_day_goes_from_raw_lines_to_the_tables_people_query(platform: Platform) -> None:
@@ -20,7 +20,7 @@ def test_a_day_goes_from_raw_lines_to_the_tables_people_query(platform: Platform
         ],
     )
 
-    assert platform.materialize("2017-04-01").success
+    assert platform.materialize("2017-04-01", select=LOG_PIPELINE).success
 
     assert platform.table("analytics", "user_page_views") == [
         (7, "ann@example.com", "/a", 2, datetime(2017, 4, 1, 10)),
@@ -39,7 +39,7 @@ def test_a_day_goes_from_raw_lines_to_the_tables_people_query(platform: Platform
 
 
 def test_an_empty_source_gives_empty_tables(platform: Platform) -> None:
-    assert platform.materialize("2017-04-01", "2017-04-03").success
+    assert platform.materialize("2017-04-01", "2017-04-03", select=LOG_PIPELINE).success
     assert platform.rows("analytics", "select * from user_page_views") == []
     assert platform.rows("staging", "select * from page_views") == []
 

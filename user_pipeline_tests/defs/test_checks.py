@@ -17,7 +17,7 @@ from user_pipeline.defs.recommendations.checks import check_recommendations
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
 from user_pipeline.resources.postgres import literal
 from user_pipeline_tests.ingest.reading import manifest_of
-from user_pipeline_tests.platform import LOG_PIPELINE, Platform, update, view
+from user_pipeline_tests.platform import UNDRAWN, Platform, update, view
 
 DAYS = ["2017-04-01", "2017-04-02", "2017-04-03"]
 INGESTED = ("ingested_user_updates", "ingested_page_views")
@@ -44,7 +44,7 @@ def full(platform: Platform) -> Platform:
 
 
 def run(
-    platform: Platform, first: str, last: str | None = None, select: str | Sequence[str] = LOG_PIPELINE
+    platform: Platform, first: str, last: str | None = None, select: str | Sequence[str] = UNDRAWN
 ) -> dg.ExecuteInProcessResult:
     return platform.materialize(first, last, select=select, raise_on_error=False)
 

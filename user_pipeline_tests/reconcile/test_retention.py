@@ -15,7 +15,7 @@ from user_pipeline.ingest.feeds import FEEDS, USER_UPDATES
 from user_pipeline.reconcile.retention import Retired, end_retention
 from user_pipeline_tests.cli.test_lake_commands import lose, run
 from user_pipeline_tests.ingest.reading import manifest_of
-from user_pipeline_tests.platform import Platform, update, view
+from user_pipeline_tests.platform import LOG_PIPELINE, Platform, update, view
 
 OLD, KEPT, LAST = "2017-04-01", "2017-04-03", "2017-04-04"
 FIRST = date(2017, 4, 3)
@@ -33,7 +33,7 @@ def delivered(platform: Platform) -> Platform:
     long_ago = datetime(2017, 4, 2, tzinfo=UTC).timestamp()
     os.utime(platform.root / "source/PageViews/old", (long_ago, long_ago))
     every_day = {"ops": {"page_recommendations": {"config": {"all_days": True}}}}
-    assert platform.materialize(OLD, LAST, run_config=every_day).success
+    assert platform.materialize(OLD, LAST, select=LOG_PIPELINE, run_config=every_day).success
     return platform
 
 
