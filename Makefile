@@ -14,6 +14,9 @@ SPARK := .venv-spark/.installed
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# Some images set it. Demo and tests start hundreds of processes, and each would compile all of Dagster: 4 s.
+unexport PYTHONDONTWRITEBYTECODE
+
 install: $(DEVELOPED) ## Install the locked versions, the tests' too, and the project into .venv
 
 $(INSTALLED): requirements.lock pyproject.toml
