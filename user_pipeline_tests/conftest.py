@@ -6,12 +6,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import dagster._core.storage.event_log.in_memory as event_log_in_memory
-import dagster._core.storage.runs.in_memory as runs_in_memory
 import psycopg2
 import pytest
 
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres, ensure_running, stop
+from user_pipeline_tests.in_memory import stamp_nothing
 from user_pipeline_tests.platform import Platform
 from user_pipeline_tests.servers import discard
 
@@ -19,10 +18,7 @@ from user_pipeline_tests.servers import discard
 _NOWHERE = "/nonexistent/user-pipeline-tests"
 os.environ["USER_PIPELINE_DATA_DIR"] = _NOWHERE
 
-# A storage in memory is never upgraded. Stamping it with the newest revision loads all scripts of the migrations:
-# that takes a fifth of a small run.
-for _module in (runs_in_memory, event_log_in_memory):
-    vars(_module)["stamp_alembic_rev"] = lambda *_args, **_kwargs: None
+stamp_nothing()
 
 _LONG = ("ui/test_browser.py", "test_oracle.py", "deploy/test_processes.py", "faults/test_killed.py")
 

@@ -1,5 +1,8 @@
 """The `user-pipeline` command. What a command needs is imported when it runs, so that ``--help`` is fast."""
 
+import atexit
+import os
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -67,3 +70,26 @@ for command in (
     rebuild, up, down, filters,
 ):  # fmt: skip
     main.add_command(command)
+
+
+def run() -> None:
+    """The command as a process, which ends without Python's last steps.
+
+    A request to a bucket is answered by a thread of the store's own. If the interpreter is taken apart while that
+    thread is still in it, the process is aborted (exit code -6), now and then, whatever the command had said.
+    """
+    code = 1
+
+    def leave() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+
+    # Registered first, it runs last: all others that were registered have done their work.
+    atexit.register(leave)
+    try:
+        main()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        raise

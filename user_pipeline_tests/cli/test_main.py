@@ -225,3 +225,44 @@ def test_sample_refuses_days_that_have_not_come(run: Run, place: Path) -> None:
     assert result.returncode == 2
     assert "end after today" in result.stderr
     assert not (place / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("pass", 0, ""),
+        ("raise click.ClickException('no such day')", 1, "Error: no such day\n"),
+        ("raise click.BadParameter('no such day')", 2, "no such day\n"),
+        ("raise SystemExit(3)", 3, ""),
+        ("raise SystemExit('as it is')", 1, "as it is\n"),
+        ("1 / 0", 1, "ZeroDivisionError: division by zero\n"),
+    ],
+)
+def test_a_process_ends_with_its_code_and_before_the_interpreter_is_taken_apart(
+    command: str, code: int, said: str
+) -> None:
+    """Threads of others than Python's may still be about to enter it: a late one aborts the process."""
+    program = f"""
+import atexit, sys
+import click
+from user_pipeline.cli import main
+
+class TakenApart:
+    def __del__(self):
+        sys.stderr.write("taken apart")
+
+kept = TakenApart()
+
+@main.main.command()
+def something():
+    atexit.register(lambda: sys.stdout.write(" and its end"))
+    sys.stdout.write("output")
+    {command}
+
+sys.argv = ["user-pipeline", "something"]
+main.run()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (code, "output and its end")
+    assert done.stderr.endswith(said)
+    assert "taken apart" not in done.stderr

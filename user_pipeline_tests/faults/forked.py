@@ -194,7 +194,9 @@ def _prepare() -> Callable[[Run], None]:
     from user_pipeline.reconcile.forgetting.forget import forget
     from user_pipeline.resources.postgres import Databases
     from user_pipeline.resources.storage import ObjectStorage
+    from user_pipeline_tests.in_memory import stamp_nothing
 
+    stamp_nothing()
     assert all((adbc_driver_postgresql.dbapi, obstore.store, pyarrow.parquet))
     logging.getLogger("dagster").setLevel(logging.WARNING)
     selection = dg.AssetSelection.assets(*ASSETS).without_checks()

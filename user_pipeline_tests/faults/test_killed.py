@@ -27,11 +27,20 @@ def boundaries(parent: Parent, platform: Platform, file: Path) -> list[str]:
     return calls
 
 
+def seen_by_others(calls: list[str]) -> set[int]:
+    """The numbers of the calls that may change what others see: puts, and the commits of what wrote something."""
+    numbers = set()
+    wrote = False
+    for number, call in enumerate(calls):
+        if call.startswith("put") or (call == "commit" and wrote):
+            numbers.add(number)
+        wrote = call != "commit" and (wrote or call.startswith(("execute", "load", "append")))
+    return numbers
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_killed_at_every_boundary(
-    parent: Parent,
-    platform: Platform,
-    tmp_path: Path,
-    request: pytest.FixtureRequest,
+    parent: Parent, platform: Platform, tmp_path: Path, request: pytest.FixtureRequest, *, after: bool
 ) -> None:
     """The boundaries: each object put, copied or deleted in the lake, each statement, COPY and commit."""
     state = State.number(0)
@@ -56,16 +65,14 @@ def test_killed_at_every_boundary(
     assert {calls[number + 1] for number in logged} == {"commit"}
     assert {"load listed", "load read_objects", "load read_days", "load new_rejects"} <= set(calls)
     assert {"append user_updates", "append page_views"} <= set(calls)
-    points = [(number, after) for number, name in enumerate(calls) for after in (False, True)]
+    points = list(range(len(calls)))
     if not request.config.getoption("--every-kill"):
-        # All that others can see is done by puts and commits; of what is inside a transaction, every eighth.
-        points = [
-            (number, after)
-            for number, after in points
-            if (after and calls[number].startswith(("put", "commit"))) or (not after and number % 8 == 0)
-        ]
+        # After all that others can see, and before every eighth of what is inside a transaction.
+        seen = seen_by_others(calls)
+        assert len(seen) > sum(puts.values())
+        points = sorted(seen) if after else points[::8]
     reached = set()
-    for survived, (number, after) in enumerate(points):
+    for survived, number in enumerate(points):
         new = State.number(survived + 2)
         new.deliver(platform)
         [ended] = parent.run(platform.environment, Run(DAY, kill_at=number, after=after))
