@@ -294,11 +294,13 @@ class IngestBatch:
         return rejected, header
 
     def _find_further_fields(self) -> list[FurtherField]:
+        # Postgres cannot hold a NUL, which a JSON key may have.
         return [
             FurtherField(name, lines, first["source_object"], first["line"])
             for name, lines, first in self._connection.execute(
-                """
-                select left(name, $longest), count(*), min(struct_pack(source_object := source_object, line := line))
+                r"""
+                select replace(left(name, $longest), chr(0), '\x00'), count(*),
+                  min(struct_pack(source_object := source_object, line := line))
                 from (
                   select unnest(json_keys(rescued)) as name, source_object, line
                   from parsed join objects using (object) where rescued is not null

@@ -50,6 +50,13 @@ def test_further_keys_are_kept_as_they_are(platform: Platform) -> None:
     assert [field.name for field in told(platform)] == ["", "TS", "n", "nested", "nothing", "referrer"]
 
 
+def test_a_key_with_a_nul_is_named_without_it(platform: Platform) -> None:
+    platform.put_views("PageViews/a", [{**GOOD, "a\0b": 1}, {**GOOD, "user_id": 8, "a\0b": 2}])
+    ingest(platform)
+    assert rescued(platform) == [{"a\0b": 1}, {"a\0b": 2}]
+    assert told(platform) == [FurtherField("a\\x00b", 2, "PageViews/a", 1)]
+
+
 def test_keys_in_another_order_and_white_space_are_no_further_ones(platform: Platform) -> None:
     platform.put_views("PageViews/a", [json.dumps(GOOD, indent=None, sort_keys=True, separators=(" , ", " : "))])
     ingest(platform)
