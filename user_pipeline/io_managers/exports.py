@@ -45,11 +45,15 @@ class CsvIOManager(LakeFileIOManager):
         """Write a frame's rows in their order to a local file; also how many there are, and the first."""
         file = self.engine.new_scratch(table) / f"{table}.csv"
         head, reader = first_rows(to_reader(frame))
-        connection = self.engine.connect()
-        # The order of the rows is the asset's; the engine keeps order only where it is told to.
-        connection.execute("set preserve_insertion_order = true")
-        connection.from_arrow(reader).create_view("rows")
-        [(rows,)] = connection.execute(f"copy rows to {literal(str(file))} (format csv, header)").fetchall()
+        with self.engine.connect() as connection:
+            connection.from_arrow(reader).create_view("rows")
+            # The order of the rows is the asset's. The setting is of the whole engine, whatever connection changes it,
+            # and keeping order costs memory.
+            connection.execute("set preserve_insertion_order = true")
+            try:
+                [(rows,)] = connection.execute(f"copy rows to {literal(str(file))} (format csv, header)").fetchall()
+            finally:
+                connection.execute("set preserve_insertion_order = false")
         return file, rows, head
 
     def load_input(self, context: dg.InputContext) -> Any:

@@ -96,6 +96,13 @@ def test_any_text_comes_back_as_it_was(settings: Settings, rows: list[tuple[str,
     ]
 
 
+def test_the_engine_keeps_order_for_the_export_alone(settings: Settings) -> None:
+    with Engine(settings) as engine:
+        manager_of(settings, engine)._write(pa.table({"a": [1]}), "things")
+        [(kept,)] = engine.connect().execute("select current_setting('preserve_insertion_order')").fetchall()
+    assert kept is False
+
+
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
 def test_what_looks_like_a_formula_is_exported_as_it_is(start: str, settings: Settings) -> None:
     text = f"{start}cmd|'/c calc'!A1"
