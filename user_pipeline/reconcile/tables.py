@@ -104,9 +104,11 @@ def recommendations(work: Recompute) -> Iterator[Comparison]:
 
 def _choices(work: Recompute, table: str, day: date) -> Choices | None:
     """What the snapshot of the day was made with; None if it is gone or does not say."""
-    [path] = [file.path for file in work.lake.analytics.partitions(table, [day]).get(day, [])] or [""]
+    files = work.lake.analytics.partitions(table, [day]).get(day, [])
+    if not files:
+        return None
     try:
-        with work.file(path) as file:
+        with work.file(files[0].path) as file:
             return Choices.of(file)
     except (LakeError, KeyError):
         return None

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ import pytest
 from botocore.credentials import RefreshableCredentials
 
 from user_pipeline.cli.sample_logs import SampleLogs
+from user_pipeline.reconcile.comparing import Recompute
+from user_pipeline.reconcile.tables import _choices
 from user_pipeline.resources import object_store
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
 from user_pipeline.resources.object_store import ObjectStoreError
@@ -178,6 +180,23 @@ class Refusing(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+def test_a_snapshot_without_files_is_told_of_where_the_lake_is_a_whole_bucket(
+    s3: Endpoint, postgres: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    day = date(2017, 4, 1)
+    with (
+        Platform.create(postgres, tmp_path / "whole bucket", USER_PIPELINE_LAKE_URL="s3://lake") as made,
+        made.engine() as engine,
+        engine.connect() as connection,
+    ):
+        registry = made.lake.analytics
+        registry.open()
+        with registry.database.transaction() as transaction:
+            registry.commit(transaction, "page_recommendations", {day: []}, "a run")
+        assert s3.keys("lake")
+        assert _choices(Recompute(made.lake, engine, connection), "page_recommendations", day) is None
 
 
 @pytest.fixture
