@@ -13,8 +13,9 @@ from user_pipeline.definitions import defs
 from user_pipeline.defs.ingest.checks import every_line_accounted
 from user_pipeline.defs.raw.checks import partition_complete
 from user_pipeline.defs.recommendations import checks as recommendations
-from user_pipeline.defs.recommendations.checks import check_recommendations
+from user_pipeline.defs.recommendations.checks import check_lists, check_recommendations
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
+from user_pipeline.recommendations.eligibility import Eligibility
 from user_pipeline.resources.postgres import literal
 from user_pipeline_tests.ingest.reading import manifest_of
 from user_pipeline_tests.platform import UNDRAWN, Platform, update, view
@@ -493,6 +494,29 @@ def test_recommendations_of_an_older_day_are_looked_up_in_its_snapshot(full: Pla
         "eligible_users",
     }
     assert all(evaluation.passed for evaluation in check_alone(asset, DAYS[1]).values())
+
+
+def test_a_day_whose_snapshot_is_past_its_retention_has_nothing_to_check(platform: Platform) -> None:
+    day = date.fromisoformat(DAYS[0])
+    registry = platform.lake.analytics
+    registry.open()
+    with registry.database.transaction() as transaction:
+        for table in ("page_recommendations", "related_pages"):
+            registry.commit(transaction, table, {day: []}, "a run")
+    eligibility = Eligibility(min_viewers=3)
+    with platform.engine() as engine:
+        results = [
+            *check_recommendations(platform.lake, engine, [day], 90, eligibility),
+            *check_lists(platform.lake, engine, "related_pages", [day], window_days=90, eligibility=eligibility),
+        ]
+    assert all(result.passed and result.metadata["days"].value == 0 for result in results)
+
+
+def test_a_materialization_that_was_reported_by_hand_counts_as_computed() -> None:
+    day = date.fromisoformat(DAYS[0])
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.report_runless_asset_event(dg.AssetMaterialization("page_recommendations", partition=DAYS[0]))
+        assert recommendations._is_computed(instance, "page_recommendations", day)
 
 
 def test_views_that_another_run_brings_meanwhile_do_not_fail_this_one(

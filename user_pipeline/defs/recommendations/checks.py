@@ -1,7 +1,8 @@
 """Recommendations: the rules they keep, and whether they are any good."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date
+from pathlib import Path
 
 import dagster as dg
 
@@ -15,7 +16,7 @@ from user_pipeline.recommendations.page_list_rules import LISTS, broken_list_rul
 from user_pipeline.recommendations.rules import RULES, broken_rules
 from user_pipeline.recommendations.window import Window
 from user_pipeline.reconcile.accounts import between
-from user_pipeline.resources.postgres import Databases, Postgres
+from user_pipeline.resources.postgres import Databases, Postgres, Transaction
 from user_pipeline.warehouse.snapshots import served_day
 
 
@@ -130,49 +131,70 @@ def _list_checks(asset: str, **rules: str) -> dg.AssetChecksDefinition:
 def check_lists(
     lake: Lake, engine: Engine, asset: str, days: Sequence[date], *, window_days: int, eligibility: Eligibility
 ) -> list[dg.AssetCheckResult]:
-    """The rules of a list of pages, for each of the days that has one: the table's, or else those of the snapshot."""
-    problems: dict[str, list[str]] = {name: [] for name in LISTS[asset]}
-    checked = [day for day in lake.analytics.partitions(asset, days) if day in days]
-    for day, [file] in lake.fetch(engine, lake.analytics, asset, checked).items():
-        with lake.analytics.database.transaction() as transaction:
-            transaction.execute("set transaction isolation level repeatable read")
-            broken = broken_list_rules(
-                transaction,
-                lake,
-                engine,
-                asset,
-                file,
-                window=Window(day, window_days),
-                eligibility=eligibility,
-                in_table=served_day(transaction, asset) == day,
-            )
-        for name, found in broken.items():
-            problems[name] += [f"{day}: {offender}" for offender in found]
-    return [result_of(name, asset, found, days=len(checked)) for name, found in problems.items()]
+    """The rules of a list of pages, see :func:`_check_snapshots`."""
+
+    def broken(transaction: Transaction, file: Path, window: Window, *, in_table: bool) -> dict[str, list[str]]:
+        return broken_list_rules(
+            transaction, lake, engine, asset, file, window=window, eligibility=eligibility, in_table=in_table
+        )
+
+    windows = [Window(day, window_days) for day in days]
+    return _check_snapshots(lake, engine, asset, windows, rules=LISTS[asset], broken=broken)
 
 
 def check_recommendations(
     lake: Lake, engine: Engine, days: Sequence[date], window_days: int, eligibility: Eligibility
 ) -> list[dg.AssetCheckResult]:
-    """The rules of recommendations, for each of the days that has some: the table's, or else those of the snapshot."""
-    problems: dict[str, list[str]] = {name: [] for name in RULES}
-    checked = [day for day in lake.analytics.partitions("page_recommendations", days) if day in days]
-    for day, [file] in lake.fetch(engine, lake.analytics, "page_recommendations", checked).items():
+    """The rules of recommendations, see :func:`_check_snapshots`."""
+
+    def broken(transaction: Transaction, file: Path, window: Window, *, in_table: bool) -> dict[str, list[str]]:
+        return broken_rules(transaction, lake, engine, file, window, eligibility=eligibility, in_table=in_table)
+
+    windows = [Window(day, window_days) for day in days]
+    return _check_snapshots(lake, engine, "page_recommendations", windows, rules=RULES, broken=broken)
+
+
+def _check_snapshots(
+    lake: Lake,
+    engine: Engine,
+    asset: str,
+    windows: Sequence[Window],
+    *,
+    rules: Iterable[str],
+    broken: Callable[..., dict[str, list[str]]],
+) -> list[dg.AssetCheckResult]:
+    """The rules of a table of snapshots, for each of the days that has a snapshot.
+
+    They are about the table if it is as of the day, otherwise about the day's file. A day past its retention has none.
+
+    Args:
+        lake: has the snapshots, and the analytics database.
+        engine: reads them.
+        asset: the table.
+        windows: of each day, the days that its snapshot is learned from.
+        rules: the names of the rules.
+        broken: gives the offenders of each rule for a day.
+    """
+    problems: dict[str, list[str]] = {name: [] for name in rules}
+    written = lake.analytics.partitions(asset, [window.last for window in windows])
+    files = lake.fetch(engine, lake.analytics, asset, [day for day, there in written.items() if there])
+    for window in windows:
+        if window.last not in files:
+            continue
+        day, [file] = window.last, files[window.last]
         with lake.analytics.database.transaction() as transaction:
             transaction.execute("set transaction isolation level repeatable read")
-            in_table = served_day(transaction) == day
-            window = Window(day, window_days)
-            broken = broken_rules(transaction, lake, engine, file, window, eligibility=eligibility, in_table=in_table)
-            for name, found in broken.items():
+            in_table = served_day(transaction, asset) == day
+            for name, found in broken(transaction, file, window, in_table=in_table).items():
                 problems[name] += [f"{day}: {offender}" for offender in found]
-    return [result_of(name, "page_recommendations", found, days=len(checked)) for name, found in problems.items()]
+    return [result_of(name, asset, found, days=len(files)) for name, found in problems.items()]
 
 
 def _excused(context: dg.AssetCheckExecutionContext, results: list[dg.AssetCheckResult]) -> list[dg.AssetCheckResult]:
-    """The results, failures as warnings if another run changed the views meanwhile.
+    """The results, with failures as warnings if another run changed the views meanwhile.
 
-    What was recommended then is compared with views that came after it, and the other run, which computes the
-    newest day anew, is the one to answer for it.
+    The recommendations are then compared with views that arrived after they were made. The other run computes the
+    newest day again, and its checks look at the result.
     """
     if all(result.passed for result in results) or not _another_run_since(context):
         return results
@@ -194,13 +216,15 @@ def _another_run_since(context: dg.AssetCheckExecutionContext) -> bool:
 def _is_computed(instance: dg.DagsterInstance, asset: str, day: date) -> bool:
     """Whether the latest run of a day computed its snapshot.
 
-    A range computes that of its last day. What earlier runs left of the others need not fit the views of today.
+    A run of several days computes the snapshot of its last day alone. What earlier runs left of the other days need not
+    fit the views of today. A materialization that somebody reported by hand does not say.
     """
     records = instance.fetch_materializations(
         dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[day.isoformat()]), limit=1
     ).records
     materialization = records[0].asset_materialization if records else None
-    return materialization is None or materialization.metadata["computed"].value is True
+    computed = materialization.metadata.get("computed") if materialization else None
+    return computed is None or computed.value is True
 
 
 def beats_popularity(analytics: Postgres, days: Sequence[date]) -> dg.AssetCheckResult:
