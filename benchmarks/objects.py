@@ -62,7 +62,7 @@ class MadeUp:
 
     def list(self, folder: str) -> "pa.RecordBatchReader":
         """The objects of a folder; only that of page views has any."""
-        from user_pipeline.resources.source import in_pages
+        from user_pipeline.resources.source_listing import in_pages
 
         return in_pages(self._rows() if folder == "PageViews" else iter(()))
 

@@ -20,6 +20,7 @@ import psycopg2
 
 from user_pipeline.resources import embedded_postgres as postgres
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
+from user_pipeline.resources.embedded_start import server_user
 
 _HBA = "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)
@@ -86,7 +87,7 @@ def password_server(**options: str) -> Iterator[PasswordServer]:
 @contextlib.contextmanager
 def _serving(embedded: EmbeddedPostgres, given: Mapping[str, str]) -> Iterator[PasswordServer]:
     (embedded.cluster / "pg_hba.conf").write_text(_HBA)
-    user = postgres._server_user(embedded)
+    user = server_user(embedded)
     with socket.create_server(("127.0.0.1", 0)) as reserved:
         port = reserved.getsockname()[1]
     options = {"listen_addresses": "127.0.0.1", **given}

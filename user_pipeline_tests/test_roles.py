@@ -15,7 +15,8 @@ from user_pipeline import settings
 from user_pipeline.cli.create_tables import create_tables
 from user_pipeline.cli.main import main
 from user_pipeline.cli.sample_logs import SampleLogs
-from user_pipeline.resources.postgres import Databases, StatementError
+from user_pipeline.resources.postgres import Databases
+from user_pipeline.resources.postgres_errors import StatementError
 from user_pipeline.settings import Settings
 from user_pipeline_tests import CHECKOUT
 from user_pipeline_tests.platform import Platform, update, view

@@ -16,7 +16,8 @@ from dagster_postgres.utils import DagsterPostgresException
 from pydantic import SecretStr
 
 from user_pipeline.instance.storage import PostgresStorage
-from user_pipeline.resources.postgres import DatabaseError, Postgres
+from user_pipeline.resources.postgres import Postgres
+from user_pipeline.resources.postgres_errors import DatabaseError
 from user_pipeline.setting_values import Database
 from user_pipeline_tests.servers import PasswordServer, password_server, tls_in_front
 

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from user_pipeline.engines.base import Engine
-    from user_pipeline.resources.source import Content, Source
+    from user_pipeline.resources.source import Source
+    from user_pipeline.resources.source_listing import Content
 
 _log = logging.getLogger(__name__)
 

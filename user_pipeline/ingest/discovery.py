@@ -20,7 +20,7 @@ from user_pipeline.ingest.entries import object_id
 from user_pipeline.ingest.look import Look, Settled
 from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.resources.postgres import literal
-from user_pipeline.resources.source import is_hidden
+from user_pipeline.resources.source_listing import is_hidden
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -1,7 +1,7 @@
-"""A bucket whose requests do not hold a process that is told to stop.
+"""A bucket whose requests are cancelled when the process is told to stop.
 
-obstore's plain calls hold whoever makes them until the store answers or all attempts have failed, which may take
-minutes. Its asynchronous ones can be cancelled. They run on a loop in a thread here, and the caller waits for them.
+obstore's plain calls block until the store answers or all attempts have failed, which may take minutes. Its
+asynchronous calls can be cancelled. Here they run on a loop in a thread, and the caller waits for them.
 """
 
 import asyncio
@@ -98,7 +98,7 @@ def _wait(request: Callable[[], Awaitable[Result]]) -> Result:
     except CancelledError:
         raise KeyboardInterrupt("the process was told to stop") from None
     except BaseException:
-        # The error may be that of the signal, in the midst of the request.
+        # The error may be that of a signal, raised while the request was running.
         pending.cancel()
         raise
 
@@ -106,7 +106,7 @@ def _wait(request: Callable[[], Awaitable[Result]]) -> Result:
 @functools.lru_cache(maxsize=1)
 def _loop(process: int) -> asyncio.AbstractEventLoop:
     """The loop, on a thread that lives as long as the process."""
-    del process  # a forked one has not the thread of its parent
+    del process  # a key of the cache: a forked process does not have the thread of its parent
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="bucket", daemon=True).start()
     return loop

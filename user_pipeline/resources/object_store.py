@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
     Store = LocalStore | BucketStore
 
-# A wrong endpoint or bucket shows within seconds; a store that is only having a bad minute is waited for.
+# A wrong endpoint or bucket fails within seconds; requests to a store that is down for a moment are retried.
 CONNECT_TIMEOUT = timedelta(seconds=5)
 _PROBE_TIMEOUT = timedelta(seconds=10)
 _PROBE_RETRY = {"max_retries": 1, "retry_timeout": timedelta(seconds=5)}
 _RETRY = {"max_retries": 8, "retry_timeout": timedelta(minutes=2)}
 _CLIENT_ATTEMPTS = 9
-# botocore renews temporary credentials ten minutes before they expire at the latest: they hold for longer.
+# botocore renews temporary credentials at least ten minutes before they expire, so they are valid for this long.
 _CREDENTIALS_TTL = timedelta(minutes=9)
 _ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse", "sse-c")
-# Some come with another status than 403.
 _ELSEWHERE = ("AuthorizationHeaderMalformed", "PermanentRedirect", "301 Moved Permanently", "IncorrectEndpoint")
 """How S3 says that a bucket is in another region than the request was made for."""
+# Some come with another status than 403.
 _REFUSALS = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken")
 
 
@@ -43,7 +43,7 @@ class ObjectStoreError(PermanentError):
 
 
 class ObjectStoreUnavailableError(UnavailableError):
-    """A store answers, but not now; it may do better later."""
+    """A store cannot answer now, but may later."""
 
     def __init__(self, location: Location, problem: str) -> None:
         super().__init__(f"{location.variable}={location.url}: {problem}")
@@ -65,7 +65,7 @@ class Bucket:
 def open_store(location: Location) -> "Store":
     """Open a location; a directory is made when it is missing, a bucket has to exist.
 
-    A bucket is asked for one key at once, so that what is wrong with the settings is said here.
+    One key of a bucket is listed at once, so that wrong settings fail here.
 
     Raises:
         ObjectStoreError: the directory cannot be made, or the bucket cannot be listed.
@@ -162,7 +162,11 @@ def connect_bucket(location: Location, folders: Sequence[str] = ("",)) -> Bucket
 
 
 def _check_encryption(location: Location) -> None:
-    """What obstore reads from the environment by itself, and passes over where it does not go together."""
+    """Refuse variables of server-side encryption that obstore would ignore because they do not fit each other.
+
+    Raises:
+        ObjectStoreError: they do not.
+    """
     algorithm = os.environ.get("AWS_SERVER_SIDE_ENCRYPTION", "")
     if algorithm and algorithm not in _ENCRYPTIONS:
         raise ObjectStoreError(
@@ -176,7 +180,7 @@ def _check_encryption(location: Location) -> None:
 
 
 def _probe(store: "BucketStore", location: Location, bucket: str, endpoint: str | None, folder: str) -> None:
-    """List one key of a folder, and say in the terms of the settings what keeps that from working.
+    """List one key of a folder; an error names the setting that has to change.
 
     Raises:
         ObjectStoreError: the settings do not lead to a bucket.

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from user_pipeline.errors import PermanentError, UnavailableError
 from user_pipeline.interrupts import cancelled_by, off_main_thread
+from user_pipeline.resources.postgres_errors import DatabaseError, connection_error, statement_error
 from user_pipeline.setting_values import Database
 
 if TYPE_CHECKING:
@@ -17,35 +17,8 @@ if TYPE_CHECKING:
     from user_pipeline.settings import Settings
 
 
-class DatabaseError(PermanentError):
-    """A database refuses what the settings say: no such database, role or password."""
-
-
-class StatementError(PermanentError):
-    """A database cannot carry out a statement, and never will."""
-
-
-class DatabaseUnavailableError(UnavailableError):
-    """A database does not answer, or broke off; it may do better later."""
-
-
-# https://www.postgresql.org/docs/current/errcodes-appendix.html: what no second try mends.
-_PERMANENT_CLASSES = ("0A", "22", "23", "42")
-_NOT_ALLOWED = "42501"
 _OLDEST = 15
-"""The first major version of PostgreSQL that is tried: earlier ones lack what roles and statements use."""
-_REFUSED = ("28000", "28P01", "3D000", _NOT_ALLOWED)
-_REFUSED_TEXTS = (
-    "password authentication failed",
-    "does not exist",
-    "permission denied",
-    "no pg_hba.conf entry",
-    # What sslmode and sslrootcert ask for, and the server cannot show.
-    "certificate verify failed",
-    "does not match host name",
-    "root certificate file",
-    "does not support SSL",
-)
+"""The oldest major version of PostgreSQL that works: earlier ones lack features that roles and statements use."""
 
 
 class Postgres:
@@ -97,12 +70,12 @@ class Postgres:
 
     @contextmanager
     def _explained_reads(self, transaction: "Transaction") -> Iterator[None]:
-        """Inside it, an error of rows that were streamed is one of the database, whoever read them and wrapped it."""
+        """Raise an error of streamed rows as one of the database: those who read the rows may have wrapped it."""
         try:
             yield
         except Exception:
             if transaction.failed_reads:
-                raise self._explained(transaction.failed_reads[0]) from None
+                raise statement_error(self.database.variable, transaction.failed_reads[0]) from None
             raise
 
     def close(self) -> None:
@@ -123,7 +96,7 @@ class Postgres:
                     _execute(cursor, "discard temporary")
         except adbc.Error as error:
             connection.close()
-            raise self._explained(error) from None
+            raise statement_error(self.database.variable, error) from None
         except BaseException:
             # Closing an open transaction rolls it back.
             connection.close()
@@ -151,12 +124,7 @@ class Postgres:
         try:
             connection: Connection = adbc.connect(self.url, autocommit=True)
         except adbc.Error as error:
-            # libpq's message never holds the password.
-            final = [line for line in str(error).splitlines() if any(text in line for text in _REFUSED_TEXTS)]
-            reason = _remedied(final[0].strip() if final else _first_line(error))
-            message = f"{self.database.variable}: cannot connect to Postgres: {reason}"
-            refused = bool(final) or error.sqlstate in _REFUSED
-            raise (DatabaseError if refused else DatabaseUnavailableError)(message) from None
+            raise connection_error(self.database.variable, error) from None
         with connection.cursor() as cursor:
             # A moment compared with a column without a zone means its UTC clock, whatever the server's zone.
             _execute(cursor, "set time zone 'UTC'")
@@ -168,15 +136,6 @@ class Postgres:
                 f"{self.database.variable}: PostgreSQL {version} is too old; use PostgreSQL {_OLDEST} or later"
             )
         return connection
-
-    def _explained(self, error: Any) -> Exception:  # noqa: ANN401 - the driver's error, or Arrow's
-        """The driver's error, without the statement and without the values Postgres quotes in details."""
-        text = str(error)
-        code = getattr(error, "sqlstate", None) or next(iter(re.findall(r"SQLSTATE: (\w{5})", text)), "")
-        message = f"{self.database.variable}: {_said(text)}"
-        if code == _NOT_ALLOWED:
-            message += "; tables are made by their owner with `user-pipeline init-databases`, who also grants"
-        return (StatementError if code[:2] in _PERMANENT_CLASSES else DatabaseUnavailableError)(message)
 
 
 class Transaction:
@@ -203,8 +162,8 @@ class Transaction:
     def make_missing(self, relations: Sequence[str], make: Callable[[], object], schema: str = "public") -> None:
         """Have relations made unless all of them are there, by one transaction at a time.
 
-        Who waited for another to make them looks again rather than to rely on ``if not exists``: that locks the table
-        of an index which is there already, and two who hold such locks wait for each other forever.
+        Relations are looked for again after waiting for the lock, because ``if not exists`` is no help: it locks the
+        table of an index that is there already, and two transactions with such locks deadlock.
 
         Args:
             relations: names of tables and indexes.
@@ -307,39 +266,5 @@ def literal(text: str) -> str:
 
 
 def _execute(cursor: "Cursor", sql: str, parameters: tuple[Any, ...] = ()) -> None:
-    # On the main thread the driver takes SIGINT for itself: the statement ends, and nobody is told why.
+    # On the main thread the driver handles SIGINT itself: the statement ends without an error that says why.
     off_main_thread(lambda: cursor.execute(sql, parameters or None))
-
-
-def _said(text: str) -> str:
-    """What an error is about: what Postgres says, or libpq of a connection that broke off."""
-    if found := re.search(r"(?:ERROR|FATAL|PANIC):\s*(.*)", text):
-        return f"Postgres says: {found[1]}"
-    # What comes after the last quote of a line: before it may be values.
-    for line in text.splitlines():
-        if found := re.search("(?:server closed|connection|could not|SSL).*", line.rpartition("'")[2]):
-            return f"the connection broke off: {found[0]}"
-    return text.partition("\n")[0]
-
-
-_REMEDIES = {
-    "password authentication failed": "correct user and password in the URL",
-    "does not exist": "create it (deploy/sql/roles.sql makes all databases and roles), or correct the URL",
-    "no pg_hba.conf entry": "the server does not let this machine in: add it to its pg_hba.conf",
-    "could not translate host name": "correct the host in the URL",
-    "failed: ": "start the server, or correct host and port in the URL",
-}
-"""What libpq says, and what would be right."""
-
-
-def _remedied(reason: str) -> str:
-    reason = reason.partition("Failed to connect: ")[2] or reason
-    remedy = next((remedy for said, remedy in _REMEDIES.items() if said in reason), None)
-    return f"{reason}. {remedy[0].upper()}{remedy[1:]}." if remedy else reason
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # Where libpq was refused is said before it asks whether anybody is there.
-    said = [line for line in lines if "failed: " in line]
-    return (said or lines or [type(error).__name__])[-1]

@@ -1,6 +1,6 @@
-"""The queue that a bucket's notifications of new objects come from, where one is set.
+"""The SQS queue that receives a bucket's notifications of new objects, if one is set.
 
-Understood are notifications as S3 sends them to SQS, the same by way of an SNS topic, and those of EventBridge:
+Notifications are understood as S3 sends them to SQS, as they arrive through an SNS topic, and as EventBridge sends them:
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html and
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/ev-events.html.
 """
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 _AT_ONCE = 10
-"""More messages SQS neither gives nor deletes at once."""
+"""SQS gives and deletes no more messages in one request."""
 _WAIT_SECONDS = 1
-"""Without a wait SQS asks some of its servers only, and may say that there is nothing."""
+"""Without a wait SQS asks only some of its servers, and may answer that there are no messages."""
 _HIDDEN_SECONDS = 120
-"""So long nobody else gets what was received: it is kept and deleted within this time."""
+"""For this long a received message is hidden from others. It is stored and deleted within this time."""
 _REGION = re.compile(r"https?://(?:sqs\.)?([a-z]{2}(?:-[a-z]+)+-\d)\.")
 
 
@@ -38,12 +38,12 @@ class QueueError(PermanentError):
 
 
 class QueueUnavailableError(UnavailableError):
-    """The queue does not answer now; it may do better later."""
+    """The queue cannot answer now, but may later."""
 
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """An object that a notification tells of.
+    """An object that a notification announces.
 
     Attributes:
         key: its key, from the feed's folder on.
@@ -63,10 +63,10 @@ class Received:
     """Some messages of the queue.
 
     Attributes:
-        objects: the new objects of the source that they tell of, which may be none.
-        others: how many of them tell of something else: another bucket or prefix, a deletion, a test, or nothing that
-            can be understood.
-        receipts: what they are deleted by.
+        objects: the new objects of the source that they announce, which may be none.
+        others: how many of them announce none: they are of another bucket or prefix, of a deletion, a test, or not
+            understood.
+        receipts: the receipt handles, by which messages are deleted.
     """
 
     objects: Sequence[Announced]
@@ -75,7 +75,7 @@ class Received:
 
 
 class SourceQueue:
-    """An SQS queue that is told of the objects of a bucket.
+    """An SQS queue that receives the notifications of a bucket.
 
     Args:
         url: of the queue.
@@ -123,14 +123,14 @@ class SourceQueue:
             self._ask(lambda entries=entries: self._client.delete_message_batch(QueueUrl=self._url, Entries=entries))
 
     def _objects(self, body: str) -> Iterator[Announced]:
-        """The new objects of the source that a message tells of."""
+        """The new objects of the source that a message announces."""
         try:
             message = json.loads(body)
             if isinstance(message, dict) and isinstance(message.get("Message"), str):
                 message = json.loads(message["Message"])  # by way of SNS
             yield from self._events(message)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            return  # it tells of nothing: the daily listing finds what nobody has told of
+            return  # not understood: the daily listing finds the object, if there is one
 
     def _events(self, message: Mapping[str, Any]) -> Iterator[Announced]:
         if message.get("detail-type") == "Object Created":

@@ -204,6 +204,7 @@ def test_a_database_that_refuses(fails: Fails, passwords: PasswordServer) -> Non
 
 def test_a_postgres_that_is_too_old(passwords: PasswordServer, monkeypatch: pytest.MonkeyPatch) -> None:
     from user_pipeline.resources import postgres
+    from user_pipeline.resources.postgres_errors import DatabaseError
     from user_pipeline.settings import Settings
 
     url = passwords.url("staging", "writer", "right")
@@ -213,7 +214,7 @@ def test_a_postgres_that_is_too_old(passwords: PasswordServer, monkeypatch: pyte
     database.close()
     monkeypatch.setattr(postgres, "_OLDEST", 99)
     message = r"USER_PIPELINE_STAGING_URL: PostgreSQL \S+.* is too old; use PostgreSQL 99 or later"
-    with pytest.raises(postgres.DatabaseError, match=message), database.transaction():
+    with pytest.raises(DatabaseError, match=message), database.transaction():
         pytest.fail("it was not refused")
 
 

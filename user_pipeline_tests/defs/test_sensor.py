@@ -23,8 +23,8 @@ from user_pipeline.defs.ingest.data_versions import ingested_key
 from user_pipeline.ingest import discovery
 from user_pipeline.ingest.feeds import PAGE_VIEWS
 from user_pipeline.ingest.manifest import Manifest
+from user_pipeline.resources.bucket_source import BucketSource
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
-from user_pipeline.resources.source import BucketSource
 from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline_tests.ingest.reading import ingest, manifest_of
 from user_pipeline_tests.platform import Platform, update, view

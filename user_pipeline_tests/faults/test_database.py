@@ -15,7 +15,8 @@ from adbc_driver_manager.dbapi import Connection
 
 from user_pipeline.resources import embedded_postgres as embedded
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
-from user_pipeline.resources.postgres import DatabaseUnavailableError, Postgres, Transaction
+from user_pipeline.resources.postgres import Postgres, Transaction
+from user_pipeline.resources.postgres_errors import DatabaseUnavailableError
 from user_pipeline_tests.faults.states import DAY, State, assert_exact, assert_old_or_new
 from user_pipeline_tests.platform import Platform
 

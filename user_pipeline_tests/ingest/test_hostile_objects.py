@@ -22,7 +22,7 @@ from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
 from user_pipeline.io_managers.metadata import preview
 from user_pipeline.masking import mask, mask_emails, mask_key, shorten
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
-from user_pipeline.resources.postgres import _said
+from user_pipeline.resources.postgres_errors import said
 from user_pipeline.settings import Settings
 from user_pipeline_tests.ingest import reading
 from user_pipeline_tests.ingest.reading import Read, manifest_of
@@ -76,7 +76,7 @@ def test_ten_megabytes_of_anything_are_masked_and_shown_in_linear_time(
     assert mask_emails(text)
     assert mask(text)
     assert mask_key(text)
-    assert _said(text) is not None
+    assert said(text) is not None
     assert len(shorten(text, 80)) <= 80
     assert len(preview(["url"], [{"url": text}] * 10)["preview"].value or "") < 10_000
     run = dg.DagsterRun(job_name="j", run_id="11111111-1111-1111-1111-111111111111")
@@ -230,7 +230,7 @@ def test_a_key_that_is_listed_and_not_given_is_named_and_tried_again(
 ) -> None:
     deliver(s3, "PageViews/a")
     deliver(s3, "PageViews//b")
-    from user_pipeline.resources.source import BucketSource
+    from user_pipeline.resources.bucket_source import BucketSource
 
     def gone(_: BucketSource, key: str) -> Any:
         raise FileNotFoundError(key)

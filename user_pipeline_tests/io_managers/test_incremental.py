@@ -24,7 +24,8 @@ from user_pipeline.io_managers.tables import IncrementalIOManager
 from user_pipeline.lake.lake import Lake
 from user_pipeline.lake.registry import LakeFile, partitions_in
 from user_pipeline.lake.transfer import LostFileError, new_path, put
-from user_pipeline.resources.postgres import Databases, DatabaseUnavailableError, Transaction
+from user_pipeline.resources.postgres import Databases, Transaction
+from user_pipeline.resources.postgres_errors import DatabaseUnavailableError
 from user_pipeline.transforms import Frame
 from user_pipeline.transforms.marts import daily_page_views, latest_updates
 from user_pipeline.warehouse.incremental import Merge

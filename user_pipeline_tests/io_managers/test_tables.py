@@ -20,7 +20,7 @@ from user_pipeline.engines.duckdb import Engine
 from user_pipeline.io_managers.partitioned import PARTITIONED, File, Partitioned
 from user_pipeline.io_managers.tables import DailyTableIOManager, IncrementalIOManager, MissingTableError, read_table
 from user_pipeline.lake.transfer import new_path, put
-from user_pipeline.resources.postgres import StatementError
+from user_pipeline.resources.postgres_errors import StatementError
 from user_pipeline.transforms import Frame
 from user_pipeline.warehouse.tables import TableMismatchError, replace_days
 from user_pipeline_tests.defs.test_checks import sql

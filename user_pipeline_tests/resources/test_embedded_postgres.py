@@ -15,6 +15,7 @@ import sqlalchemy
 from pydantic import SecretStr
 
 from user_pipeline.resources import embedded_postgres as postgres
+from user_pipeline.resources import embedded_start
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
 from user_pipeline.setting_values import Database
 
@@ -321,7 +322,7 @@ def test_a_whole_checkout_in_a_closed_directory_works(
     for part in (package / "pginstall18", package.with_name(f"{package.name}.libs")):
         shutil.copytree(part, closed / part.relative_to(package.parent))
     programs = closed / postgres.binaries().relative_to(package.parent)
-    monkeypatch.setattr(postgres, "binaries", lambda: programs)
+    monkeypatch.setattr(embedded_start, "binaries", lambda: programs)
     server = postgres.ensure_running(closed / "data")
     assert query(server.url("postgres"), "SELECT 1") == [(1,)]
     assert closed.stat().st_mode & 0o777 == 0o700
