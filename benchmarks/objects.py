@@ -151,7 +151,7 @@ def _announce(manifest: "Manifest", objects: int) -> None:
 def _entries(objects: int) -> list[Any]:
     """What was read of so many new objects, of three days."""
     from user_pipeline.ingest.entries import Entry, ObjectDay
-    from user_pipeline.lake.registry import LakeFile
+    from user_pipeline.lake.partitions import LakeFile
 
     stamp = time.time_ns()
     file = LakeFile("raw/page_views/date=2017-04-01/b.parquet", 100 * objects, 7000 * objects)

@@ -1,8 +1,8 @@
-"""Make every table of the platform beforehand, so that what runs the pipeline needs no right to make any."""
+"""Make every table of the platform in advance, so that the role of the pipeline needs no right to make tables."""
 
 from typing import TYPE_CHECKING
 
-from user_pipeline.ingest.manifest import create_manifest
+from user_pipeline.ingest.manifest_tables import create_manifest
 from user_pipeline.ingest.rejects import create_rejects
 from user_pipeline.lake.registry import create_registry
 from user_pipeline.warehouse.statements import statements
@@ -31,7 +31,7 @@ def create_tables(databases: "Databases") -> dict[str, list[str]]:
         create_registry(transaction)
         create_marts(transaction)
         create_table(transaction, "recommendation_quality")
-        # The pipeline makes it after the first rows, which is quicker; it takes the table's owner.
+        # The pipeline makes the index after the first rows, which is faster. Only the owner of the table may make it.
         transaction.execute(statements("user_page_views")["create_key"])
     made = {}
     for database in (databases.staging, databases.analytics):

@@ -1,4 +1,4 @@
-"""What every asset of the log pipeline shares."""
+"""What the assets of the log pipeline share."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -20,8 +20,8 @@ from user_pipeline.interrupts import raise_if_told
 from user_pipeline.io_managers.metadata import timed
 from user_pipeline.io_managers.partitioned import File
 from user_pipeline.lake.lake import Lake
+from user_pipeline.lake.partitions import LakeFile
 from user_pipeline.lake.parts import IntoLake
-from user_pipeline.lake.registry import LakeFile
 from user_pipeline.transforms import Frame
 from user_pipeline.warehouse.day_files import DayFiles
 
@@ -29,9 +29,9 @@ OWNERS = ["team:data-platform"]
 
 
 class StepRetryPolicy(dg.RetryPolicy):
-    """A retry policy that does not try again what was told to stop.
+    """A retry policy that does not retry a step after the run was told to stop.
 
-    Dagster asks a policy how long to wait while it handles the error of a step, an interrupt like any other.
+    Dagster treats an interrupt like any error of a step, and asks the policy for the delay while it handles it.
     """
 
     def calculate_delay(self, attempt_num: int) -> float:
@@ -45,10 +45,10 @@ class StepRetryPolicy(dg.RetryPolicy):
 
 
 RETRY = StepRetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
-"""For what may pass by itself: a store or database that is restarting. Permanent errors end a step at once."""
+"""For errors that may pass, such as those of a database that is restarting. Permanent errors are not retried."""
 
 
-# The schedules begin at 00:30 UTC. Late data makes it fresh again on the way.
+# The schedules start at 00:30 UTC. Rematerializing days with late data counts as fresh, too.
 FRESHNESS = dg.FreshnessPolicy.cron(deadline_cron="0 3 * * *", lower_bound_delta=timedelta(hours=3))
 """Every day between midnight and three o'clock, UTC."""
 
@@ -64,8 +64,8 @@ def unpartitioned_asset(
     """:func:`dagster.asset` with what all assets have in common; an option given here replaces the common one.
 
     Args:
-        code_version: of the rule the asset is made by. Whoever changes the rule raises it, and Dagster shows which days
-            were made by an older one.
+        code_version: of the rule the asset is made by. It is raised when the rule changes, so that Dagster shows which
+            days were made by an older one.
         options: those of :func:`dagster.asset`.
     """
     common = {
@@ -93,7 +93,7 @@ def daily_asset(
     code_version: str,
     **options: Any,  # noqa: ANN401 - dg.asset's
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """The same for an asset with a partition a day."""
+    """Like :func:`unpartitioned_asset`, for an asset with a partition a day."""
     return unpartitioned_asset(code_version=code_version, **{"partitions_def": DAILY, **options})
 
 
@@ -110,8 +110,8 @@ def file_of(
         engine: writes it.
         frame: the rows.
         day: the partition.
-        put: how it stores files of the lake.
-        metadata: what to show with it.
+        put: stores files in the lake, for an engine that writes there.
+        metadata: further metadata of the file.
     """
     path = engine.new_scratch(day) / "rows.parquet"
     taken: dict[str, Any] = {}
@@ -121,7 +121,7 @@ def file_of(
 
 
 def day_files(lake: Lake, folder: str, column: str) -> Callable[[str], DayFiles]:
-    """How files of a partition are stored in the lake, by its key.
+    """What stores the files of a partition in the lake, by its key.
 
     Args:
         lake: where.
@@ -140,7 +140,7 @@ def partition_range(tags: Mapping[str, str]) -> tuple[str, str] | tuple[None, No
 
 
 def column_lineage(**columns: str) -> dict[str, Any]:
-    """The metadata entry that says what each column is made of.
+    """The metadata entry with the lineage of each column.
 
     Args:
         columns: for a column, the columns it comes from, as ``asset.column`` with blanks between them.

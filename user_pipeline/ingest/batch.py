@@ -2,24 +2,19 @@
 
 import io
 import logging
-import uuid
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from datetime import UTC, date, datetime, time, timedelta
-from itertools import groupby
-from operator import itemgetter
-from pathlib import Path
+from datetime import UTC, date, datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from user_pipeline.ingest.compression import BrokenObjectError, open_decompressed
-from user_pipeline.ingest.drift import MOST_FURTHER_FIELDS
-from user_pipeline.ingest.entries import Entry, FurtherField, ObjectDay, Unfetched
-from user_pipeline.ingest.feeds import Feed, parse_macros
+from user_pipeline.ingest.entries import Entry, FurtherField, Unfetched
+from user_pipeline.ingest.feeds import Feed
 from user_pipeline.ingest.filter import Filter, FilterError, read_with
 from user_pipeline.ingest.lines import LineCounter, cut
+from user_pipeline.ingest.parsed import Parsed
 from user_pipeline.ingest.withheld import Withheld
-from user_pipeline.lake.transfer import new_path, put
 from user_pipeline.masking import mask, mask_key
 from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.setting_values import ObjectLimits
@@ -34,20 +29,17 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _OUTAGE = 3
-"""So many objects in a row that cannot be fetched, though they may be read, are a store that is down."""
-_LONGEST_NAME = 200
-_DAYS_SCANNED = 8
-"""Rows of more days than this are sorted first, so that not each day goes through all of them."""
+"""After this many objects in a row that could not be fetched, permissions aside, the store is taken for down."""
 
 
 class IngestBatch:
-    """A few objects that are read together; a context manager that ends with the connection of the engine.
+    """A few objects that are read together; a context manager that closes its connection of the engine.
 
     Attributes:
         entries: what was read, to be committed; the lake has their files already.
         further_fields: what their rows have beyond the columns of the feed.
         unfetched: the objects that could not be fetched.
-        gave_up: whether so many could not be that the rest was left for the next look.
+        gave_up: whether so many could not be fetched that the rest was left to the next look.
     """
 
     def __init__(
@@ -65,9 +57,7 @@ class IngestBatch:
     ) -> None:
         self._feed = feed
         self._source = source
-        self._storage = storage
-        self._engine = engine
-        self._connection = engine.connect()
+        self._parsed = Parsed(feed, engine, storage)
         self._limits = limits
         self._filter = chosen
         self._withheld = withheld
@@ -94,7 +84,7 @@ class IngestBatch:
 
     def close(self) -> None:
         """Let go of what was parsed."""
-        self._connection.close()
+        self._parsed.close()
 
     def read(self, objects: Sequence[dict[str, Any]]) -> None:
         """Parse the objects, write what they hold to the lake, and make the entries.
@@ -106,28 +96,23 @@ class IngestBatch:
             FilterError: the filter cannot be started.
             KeyboardInterrupt: the process was told to stop while it waited for a filter.
         """
-        connection = self._connection
         self._parse(objects)
         if self._stopped:
             raise self._stopped
+        parsed = self._parsed
         if self._withheld:
-            self._withheld.reject(self._connection, self._feed)
-        self._limit_rejects()
-        connection.execute("delete from parsed where object in $out", {"out": [*self._errors, *self._skipped]})
-        paths = [item["path"] for item in objects]
-        connection.execute(
-            "create temp table objects as "
-            "select unnest($n::int[]) as object, unnest($paths::varchar[]) as source_object",
-            {"n": list(range(len(paths))), "paths": paths},
-        )
-        connection.execute(
-            "create temp view rejects as select source_object, line as source_line, reason, text as line "
-            "from parsed join objects using (object) where reason <> 'header'"
-        )
-        brought = self._write_part_files()
-        rejected, header = self._count_rejects()
-        rejects_path = self._write_rejects() if rejected else None
-        self.further_fields = self._find_further_fields()
+            parsed.withhold(self._withheld)
+        for number in parsed.with_more_rejects(self._limits.rejects):
+            # They would fill lake and database.
+            self._errors[number] = (
+                f"more of its lines are rejected than USER_PIPELINE_MAX_OBJECT_REJECTS allows, {self._limits.rejects:,}"
+            )
+        parsed.drop({*self._errors, *self._skipped})
+        parsed.name_objects([item["path"] for item in objects])
+        brought = parsed.write_part_files()
+        rejected, header = parsed.count_rejects()
+        rejects_path = parsed.write_rejects() if rejected else None
+        self.further_fields = parsed.further_fields()
         self.entries = [
             Entry(
                 key=item["path"],
@@ -161,24 +146,17 @@ class IngestBatch:
                 ("size", pa.int64()),
             ]
         )
-        self._connection.execute(parse_macros())
-        lines = pa.RecordBatchReader.from_batches(schema, self._lines(objects, schema))  # noqa: F841 - by name
-        self._connection.execute(
-            "create temp table parsed as " + self._feed.parse_sql(),
-            {
-                "first_day": datetime.combine(self._start_date, time()),
-                "end_of_range": datetime.combine(self._end_of_range, time()),
-            },
-        )
+        lines = pa.RecordBatchReader.from_batches(schema, self._lines(objects, schema))
+        self._parsed.parse(lines, self._start_date, self._end_of_range)
 
     def _lines(self, objects: Sequence[dict[str, Any]], schema: "pa.Schema") -> Iterator["pa.RecordBatch"]:
-        """The lines of all objects; what goes wrong with one is noted and the next one is read."""
+        """The lines of all objects. An error of one object is noted, and the next one is read."""
         from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
         in_a_row = 0
         for number, item in enumerate(objects):
             if in_a_row == _OUTAGE:
-                # The rest waits for the next look; each would be tried for minutes.
+                # The rest is left to the next look: trying each of them would take minutes.
                 self.gave_up = True
                 self._skipped.update(range(number, len(objects)))
                 return
@@ -191,7 +169,7 @@ class IngestBatch:
             except BrokenObjectError as error:
                 self._errors[number] = str(error)
             except (FilterError, KeyboardInterrupt) as error:
-                # The engine, which asks for the lines, would make an error of its own of it.
+                # Raised here, it would reach the caller as an error of the engine, which reads the lines.
                 self._stopped = error
                 return
             except FileNotFoundError:
@@ -233,113 +211,7 @@ class IngestBatch:
             return open_decompressed(content.chunks, item["path"])
         return self._filter.open(content.chunks, item["path"], stored_bytes=item["size"], limits=self._limits)
 
-    def _limit_rejects(self) -> None:
-        """An object with too many rejected lines is a broken one: they would fill lake and database."""
-        for (number,) in self._connection.execute(
-            "select object from parsed where reason <> 'header' group by object having count(*) > $most",
-            {"most": self._limits.rejects},
-        ).fetchall():
-            self._errors[number] = (
-                f"more of its lines are rejected than USER_PIPELINE_MAX_OBJECT_REJECTS allows, {self._limits.rejects:,}"
-            )
-
-    def _write_part_files(self) -> dict[str, dict[date, ObjectDay]]:
-        """Write the rows, a file a day.
-
-        Returns:
-            by object and day, what it brought.
-        """
-        import duckdb
-
-        connection, time = self._connection, self._feed.event_time
-        # Each row's line number is part of its hash, so equal rows do not cancel each other out.
-        found = connection.execute(
-            f"""select {time}::date, source_object, count(*), printf('%016x', bit_xor({row_hash(self._feed, "line")}))
-            from parsed join objects using (object) where reason is null group by all order by all"""
-        ).fetchall()
-        by_day = {day: list(parts) for day, parts in groupby(found, key=itemgetter(0))}
-        rows = "parsed"
-        if len(by_day) > _DAYS_SCANNED:
-            rows = "sorted"
-            connection.execute(f"create temp table sorted as from parsed where reason is null order by {time}")
-        brought: dict[str, dict[date, ObjectDay]] = defaultdict(dict)
-        target = self._engine.new_scratch("parts") / "part.parquet"
-        for day, parts in by_day.items():
-            connection.execute(
-                f"""copy (
-                  select {", ".join(self._feed.columns)}, source_object, line as source_line, rescued
-                  from {rows} join objects using (object)
-                  where reason is null and {time} >= '{day}' and {time} < '{day + timedelta(days=1)}'
-                ) to '{_sql_text(target)}' (format parquet, compression zstd)"""
-            )
-            counted = self._engine.count([target])
-            if counted != sum(count for _, _, count, _ in parts):
-                raise RuntimeError(f"{counted} rows of {day} were written, not those that were parsed")
-            file = put(self._storage, new_path(f"raw/{self._feed.name}", day), target, counted)
-            for _, source_object, count, digest in parts:
-                brought[source_object][day] = ObjectDay(count, f"{duckdb.__version__}:{digest}", file)
-            target.unlink()
-        return brought
-
-    def _count_rejects(self) -> tuple[dict[int, dict[str, int]], Counter[int]]:
-        """Rejected lines by object and reason, and header lines by object."""
-        rejected: dict[int, dict[str, int]] = defaultdict(dict)
-        header: Counter[int] = Counter()
-        for number, reason, lines in self._connection.execute(
-            "select object, reason, count(*) from parsed where reason is not null group by all"
-        ).fetchall():
-            if reason == "header":
-                header[number] = lines
-            else:
-                rejected[number][reason] = lines
-        return rejected, header
-
-    def _find_further_fields(self) -> list[FurtherField]:
-        # Postgres cannot hold a NUL, which a JSON key may have.
-        return [
-            FurtherField(name, lines, first["source_object"], first["line"])
-            for name, lines, first in self._connection.execute(
-                r"""
-                select replace(left(name, $longest), chr(0), '\x00'), count(*),
-                  min(struct_pack(source_object := source_object, line := line))
-                from (
-                  select unnest(json_keys(rescued)) as name, source_object, line
-                  from parsed join objects using (object) where rescued is not null
-                ) group by 1 order by 2 desc, 1 limit $most
-                """,
-                {"longest": _LONGEST_NAME, "most": MOST_FURTHER_FIELDS},
-            ).fetchall()
-        ]
-
-    def _write_rejects(self) -> str:
-        """Write the rejected lines to the lake; returns where they are."""
-        file = self._engine.new_scratch("rejects") / "rejects.parquet"
-        self._connection.execute(
-            f"copy (from rejects order by all) to '{_sql_text(file)}' (format parquet, compression zstd)"
-        )
-        path = f"rejected/{self._feed.name}/{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:12]}.parquet"
-        with file.open("rb") as content:
-            self._storage.lake.put(path, content)
-        file.unlink()
-        return path
-
-
-def row_hash(feed: Feed, line: str = "source_line") -> str:
-    """The SQL of the engine that gives the hash of a row; a digest is that of rows by exclusive or.
-
-    Digests are told with the version of the engine, another one of which may have other hashes.
-
-    Args:
-        feed: whose row it is.
-        line: the column that has the number of its line.
-    """
-    return f"hash({line}, rescued, {', '.join(feed.columns)})"
-
 
 def _first_line(error: Exception) -> str:
-    """What a store says, without its retries and headers."""
+    """The first line of what a store says: without its retries and headers."""
     return (mask(str(error)).splitlines() or [type(error).__name__])[0][:300]
-
-
-def _sql_text(path: Path) -> str:
-    return str(path).replace("'", "''")

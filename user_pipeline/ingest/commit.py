@@ -10,7 +10,7 @@ from user_pipeline.resources.postgres import literal
 
 if TYPE_CHECKING:
     from user_pipeline.ingest.feeds import Feed
-    from user_pipeline.lake.registry import LakeFile
+    from user_pipeline.lake.partitions import LakeFile
     from user_pipeline.resources.postgres import Transaction
 
 
@@ -186,7 +186,7 @@ def note_failures(
 def forget(transaction: "Transaction", feed: "Feed", keys: Sequence[str]) -> list[str]:
     """Forget objects that were never read, or are broken, unless somebody has read them meanwhile.
 
-    Days they brought rows for before stay known: that the rows went is a change, which may not have been looked at.
+    Their days stay in ``ingested_days``: that rows are gone is a change that the sensor may not have seen yet.
 
     Returns:
         the ids of those that were forgotten, in hexadecimal.

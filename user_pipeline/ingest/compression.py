@@ -1,8 +1,8 @@
 """The bytes of an object as they were before somebody compressed them, a block at a time and within the limits.
 
-Compression is told by the first bytes, not by the name: stores and browsers decompress in passing and leave the name as
-it was. Objects are untrusted: no decompressor is given more memory than :data:`WINDOW_BYTES`, none is asked for more
-than a block at a time, and how much comes out is limited.
+The first bytes tell the compression, not the name: stores and browsers may decompress an object and keep its name.
+Objects are untrusted: a decompressor gets at most :data:`WINDOW_BYTES` of memory, gives a block at a time, and what it
+gives in all is limited.
 """
 
 import gzip
@@ -19,12 +19,12 @@ from user_pipeline.setting_values import ObjectLimits
 
 BLOCK_BYTES = 4 * 2**20
 UNCHECKED_BYTES = 16 * 2**20
-"""So much of any object is read, however small it is as stored."""
+"""Up to this many decompressed bytes the ratio is not checked."""
 WINDOW_BYTES = 128 * 2**20
-"""What zstd and xz may look back over: what ``xz -9`` and ``zstd --ultra -22`` need, and no more."""
+"""The largest window of zstd and dictionary of xz: what ``xz -9`` and ``zstd --ultra -22`` need."""
 
 _FED_BYTES = 256 * 2**10
-"""A decompressor is fed so much at a time: it copies what it has not used yet."""
+"""How much a decompressor is fed at a time: it copies what it has not used yet."""
 _HEAD_BYTES = 10
 _ENDED = "Compressed file ended before the end-of-stream marker was reached"
 _WINDOW = f"it takes more memory to decompress than {WINDOW_BYTES >> 20} MiB, which is all that {{}} needs"
@@ -57,7 +57,7 @@ class Compression:
         name: what people call it.
         suffix: what names of such files end with.
         magic: what its first bytes match.
-        examples: what a file begins with at least, so that one that was cut inside of it is known by its name.
+        examples: how a file begins. If one was cut off within that, its name tells what it should be.
         open: gives the decompressed bytes of a stream.
     """
 
@@ -78,7 +78,7 @@ def open_decompressed(chunks: Iterable[bytes | memoryview], name: str) -> io.Buf
 
     Args:
         chunks: its bytes as stored.
-        name: its name, which tells what was meant where not even the first bytes are all there.
+        name: its name, which tells the compression of an object that ends within its first bytes.
 
     Raises:
         BrokenObjectError: it is compressed in a way that is not read; the stream raises it where it is damaged.
@@ -160,8 +160,8 @@ class _Chunks(io.RawIOBase):
 class _Streams(io.BufferedIOBase):
     """The content of compressed streams that follow each other.
 
-    The readers of the libraries take what is no further stream for an end, or less than asked for as one. Here each
-    byte is decompressed, or the object is broken.
+    The readers of the libraries stop without an error where no further stream follows. Here each byte is decompressed,
+    or the object is broken.
     """
 
     def __init__(self, raw: io.BufferedReader, name: str, make: Callable[[], _Decompressor]) -> None:
@@ -207,7 +207,7 @@ class _Streams(io.BufferedIOBase):
         except MemoryError:
             raise
         except Exception as error:
-            # Each library has an error of its own, which says little more than that.
+            # Each library raises another error.
             said = str(error)
             if "Memory usage limit" in said or "too much memory" in said:
                 raise BrokenObjectError(_WINDOW.format("xz -9, or zstd without --long,")) from error
@@ -260,11 +260,11 @@ _OLD_LZ4 = re.compile(rb"\x02\x21\x4c\x18")
 _BZIP2_BLOCK, _BZIP2_END = b"1AY&SY", b"\x17rE8P\x90"
 COMPRESSIONS = (
     Compression("gzip", ".gz", re.compile(rb"\x1f\x8b"), (b"\x1f\x8b",), _open_gzip),
-    # pzstd begins its files with a frame to be skipped, and so may lz4: what follows such a frame is taken for zstd.
+    # pzstd begins its files with a skippable frame. So may lz4, but what follows such a frame is taken for zstd.
     Compression(
         "zstd", ".zst", re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"), (b"\x28\xb5\x2f\xfd",), _open_zstd
     ),
-    # A log may begin with BZh, too.
+    # More than BZh is compared: a log may begin with that.
     Compression(
         "bzip2",
         ".bz2",

@@ -7,7 +7,7 @@ begin
     -- The first 16 bytes of the SHA-256 of the key, which may be longer than an entry of an index can be.
     object_id bytea not null,
     key text not null,
-    -- What is told of the content that was read last; start_date is null for an object that was never read.
+    -- About the content that was read last; start_date is null for an object that was never read.
     etag text not null,
     last_modified timestamptz not null,
     size bigint not null,
@@ -32,7 +32,8 @@ begin
     -- The commit that wrote this row.
     version bigint not null,
     primary key (feed, object_id)
-    -- It may have millions of rows, of which a day adds thousands: a fifth of them, the default, would come once a year.
+    -- It may have millions of rows, and a day adds thousands: with the default, a fifth of the rows, vacuum would run once
+  -- a year.
   ) with (autovacuum_vacuum_insert_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
   -- Nearly empty: what has to be found without reading the table.
   create index ingested_objects_unread on pipeline.ingested_objects (feed)
@@ -40,8 +41,8 @@ begin
   create index ingested_objects_rejects on pipeline.ingested_objects (feed) where rejects > 0;
   create index ingested_objects_unaccounted on pipeline.ingested_objects (feed)
     where lines <> rows + rejects + blank + header;
-  -- One row for each day that an object ever brought rows for. A day it brings no more stays, with no rows: that they
-  -- went is a change too.
+  -- One row for each day that an object ever brought rows for. A day that it no longer brings stays, with 0 rows: that
+  -- rows are gone is a change, too.
   create table pipeline.ingested_days (
     feed text not null,
     object_id bytea not null,
@@ -58,12 +59,12 @@ begin
   ) with (autovacuum_vacuum_insert_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
   create index ingested_days_day on pipeline.ingested_days (feed, day);
   create index ingested_days_version on pipeline.ingested_days (feed, version);
-  -- Files that rows of the manifest referred to until then. Somebody may still be reading them.
+  -- Files that the manifest referred to until they were replaced. Somebody may still be reading them.
   create table pipeline.replaced_files (
     path text primary key,
     replaced_at timestamptz not null
   );
-  -- Objects that a queue has told of and that were not looked at yet, in the order in which they were told of.
+  -- Objects that a queue has announced and no run has looked at yet, in the order of their announcement.
   create table pipeline.announced_objects (
     number bigint generated always as identity,
     feed text not null,
@@ -75,7 +76,7 @@ begin
     primary key (feed, object_id)
   );
   -- The further keys and fields that rows had, with the first of these and how many lines had them so far (those of an
-  -- object that is read again count again). told_in is the run that told of it.
+  -- object that is read again count again). told_in is the run that reported it.
   create table pipeline.further_fields (
     feed text not null,
     name text not null,

@@ -1,6 +1,6 @@
-"""Where the lines of the objects that brought rows for a day went.
+"""What became of the lines of the objects that brought rows for a day.
 
-A line that is rejected has no day. So, as in :mod:`user_pipeline.ingest.intake`, it counts for each day that its object
+A rejected line has no day. So, as in :mod:`user_pipeline.ingest.intake`, it counts for each day that its object
 brought rows for; if it brought none, for the day on which the object was written and the day before.
 """
 

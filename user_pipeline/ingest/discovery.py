@@ -1,10 +1,10 @@
-"""How new objects are found: by a listing of a feed's folder, or by what a queue has told of.
+"""How new objects are found: by listing a feed's folder, or from a queue that announces them.
 
-With a queue the objects it tells of are kept in ``pipeline.announced_objects`` of the staging database before their
+With a queue the announced objects are kept in ``pipeline.announced_objects`` of the staging database before their
 messages are deleted, so no crash loses one. A message may come twice, late or never: once a day the folder is listed
 all the same.
 
-A listing of very many objects takes longer than a sensor's tick may: then only runs make it. How long the last one of
+Listing very many objects takes longer than a tick of the sensor may: then only runs do it. How long the last listing of
 a run took is in ``pipeline.listings``.
 """
 
@@ -33,12 +33,12 @@ _log = logging.getLogger(__name__)
 LISTED_AGAIN = timedelta(days=1)
 """With a queue, the folders are listed as often as this."""
 TICK_SECONDS = 40.0
-"""So long a tick of the sensor may list: Dagster ends it after 60 seconds."""
+"""How long a tick of the sensor may list: Dagster ends a tick after 60 seconds."""
 SLOW_SECONDS = 20.0
-"""What took a run longer to list, no tick tries to."""
+"""A folder that took a run longer than this to list is listed by runs alone."""
 _RECEIVED_AT_ONCE = 500
 _PATIENCE = 20.0
-"""Seconds; what waits in a queue for longer than that is for the next look."""
+"""How many seconds messages are received from the queue; the rest is left to the next look."""
 
 
 class SlowListingError(Exception):
@@ -61,12 +61,12 @@ class Listing:
 
     @property
     def is_slow(self) -> bool:
-        """Whether no tick is to try it."""
+        """Whether ticks leave the listing to runs."""
         return self.seconds > SLOW_SECONDS
 
     @property
     def next_at(self) -> datetime:
-        """When a slow one is to be made again: listing takes a fifth of the time at most."""
+        """When a slow listing is due again: listing takes a fifth of the time at most."""
         return self.listed_at + max(timedelta(minutes=5), 5 * timedelta(seconds=self.seconds))
 
 
@@ -84,7 +84,7 @@ def is_overdue(listing: Listing | None, now: datetime) -> bool:
 
 
 def receive(queue: "SourceQueue", manifests: Sequence[Manifest]) -> int:
-    """Keep what waits in the queue, and delete its messages; returns how many objects they told of.
+    """Keep the objects that the queue announces, and delete its messages; returns how many objects there are.
 
     Raises:
         QueueError: the queue does not exist, or refuses.
@@ -107,16 +107,16 @@ def receive(queue: "SourceQueue", manifests: Sequence[Manifest]) -> int:
     kept += _keep(manifests, objects)
     queue.delete(receipts)
     if others:
-        _log.info("%d messages of the queue told of no new object of the source", others)
+        _log.info("%d messages of the queue announced no new object of the source", others)
     return kept
 
 
 def _keep(manifests: Sequence[Manifest], objects: "Sequence[Announced]") -> int:
-    """Note announced objects, each in the place of what was known of the same key."""
+    """Keep announced objects; of the same key the latest replaces what was announced before."""
     kept = 0
     for manifest in manifests:
         folder = f"{manifest.feed.folder}/"
-        # Of a key that was told of twice the last content counts.
+        # If a key was announced twice, its last content counts.
         latest = {
             item.key: item
             for item in sorted(objects, key=lambda item: item.written)
@@ -153,7 +153,7 @@ def _insert(manifest: Manifest, objects: "Sequence[Announced]") -> None:
     manifest.open()
     with manifest.registry.database.transaction() as transaction:
         transaction.load("told", pa.Table.from_pylist(rows, schema).to_reader())
-        # Numbers then become visible in their order: what was looked at is forgotten up to a number.
+        # With the lock, numbers become visible in their order. So all up to a number can be deleted once looked at.
         transaction.execute("lock table pipeline.announced_objects in share row exclusive mode")
         transaction.execute(
             f"""
@@ -167,7 +167,7 @@ def _insert(manifest: Manifest, objects: "Sequence[Announced]") -> None:
 
 @contextmanager
 def look_at_listing(manifest: Manifest, source: "Source", now: datetime) -> Iterator[Look]:
-    """The listing of a feed's folder beside what is known; how long it took is kept, for the ticks of the sensor.
+    """Compare a listing of a feed's folder with the manifest, and keep how long listing took for the sensor's ticks.
 
     Raises:
         ObjectStoreError, ObjectStoreUnavailableError: the folder cannot be listed.
@@ -180,10 +180,10 @@ def look_at_listing(manifest: Manifest, source: "Source", now: datetime) -> Iter
 
 @contextmanager
 def look_within(manifest: Manifest, source: "Source", seconds: float) -> Iterator[Look]:
-    """The same, unless it takes too long.
+    """Compare a listing of a feed's folder with the manifest, within some seconds.
 
     Raises:
-        SlowListingError: it does.
+        SlowListingError: it takes longer.
         ObjectStoreError, ObjectStoreUnavailableError: the folder cannot be listed.
     """
     with manifest.look(_limited(source.list(manifest.feed.folder), time.monotonic() + seconds)) as look:
@@ -192,14 +192,14 @@ def look_within(manifest: Manifest, source: "Source", seconds: float) -> Iterato
 
 @contextmanager
 def look_at_announced(manifest: Manifest) -> Iterator[Look]:
-    """What was announced, and what could not be fetched before, beside what is known."""
+    """Compare with the manifest what was announced, and what could not be fetched before."""
     manifest.open()
     with manifest.registry.database.transaction() as transaction:
         yield Look.at_announced(transaction, manifest.feed)
 
 
 def forget_announced(manifest: Manifest, number: int, settled: Settled) -> None:
-    """Forget what was announced up to some number, which was looked at since; what has to settle is kept."""
+    """Delete announced objects up to a number, which were looked at; those that have to settle stay."""
     with manifest.registry.database.transaction() as transaction:
         transaction.execute(
             f"delete from pipeline.announced_objects l where feed = {literal(manifest.feed.name)} "

@@ -1,4 +1,4 @@
-"""Further keys and fields of a feed: what rows have beyond its columns, and which of it nobody was told of yet."""
+"""Further keys and fields of a feed: what rows have beyond its columns, and which of them are still to be reported."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from user_pipeline.resources.postgres import Transaction
 
 MOST_FURTHER_FIELDS = 1_000
-"""So many names are kept of a feed: a key may be anything."""
+"""How many names are kept of a feed at most: a key may be anything."""
 FIELD = "further_field"
 """The kind of lines in logs."""
 _RECOVERED = "recover"
 
 
 def note_fields(transaction: "Transaction", feed: "Feed", fields: Sequence[FurtherField], version: int) -> None:
-    """Note fields that rows of a commit have; of one that is known already the lines are added."""
+    """Note the fields that rows of a commit have; the lines of a known field are added to those it had."""
     import pyarrow as pa
 
     schema = pa.schema(
@@ -38,7 +38,7 @@ def note_fields(transaction: "Transaction", feed: "Feed", fields: Sequence[Furth
 
 
 def tell_new(transaction: "Transaction", feed: "Feed", run_id: str) -> list[FurtherField]:
-    """The fields that nobody was told of before this run, which has told of them from now on."""
+    """The fields that no earlier run has reported; from now on they count as reported by this run."""
     of = f"feed = {literal(feed.name)}"
     transaction.execute(
         f"update pipeline.further_fields set told_in = {literal(run_id)} where {of} and told_in is null"
@@ -51,7 +51,7 @@ def tell_new(transaction: "Transaction", feed: "Feed", run_id: str) -> list[Furt
 
 
 def field_lines(transaction: "Transaction", condition: str) -> list[dict[str, Any]]:
-    """Lines of a log that tell of the fields for which a condition holds."""
+    """The lines of a log for the fields that fulfill a condition."""
     columns = ("feed", "name", "lines", "source_object", "source_line", "version")
     found = transaction.fetch(
         f'select {", ".join(columns)} from pipeline.further_fields where {condition} order by feed, name collate "C"'
@@ -60,7 +60,7 @@ def field_lines(transaction: "Transaction", condition: str) -> list[dict[str, An
 
 
 def restore_fields(transaction: "Transaction", lines: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """Bring back the fields that lines of a log tell of; the other lines are passed on."""
+    """Restore the fields from lines of a log; the other lines are passed on."""
     for line in lines:
         if line["kind"] != FIELD:
             yield line

@@ -7,17 +7,17 @@ from datetime import date, datetime, timedelta
 
 from user_pipeline.ingest.retirement import PAST_RETENTION
 from user_pipeline.ingest.suppression import SUPPRESSED
-from user_pipeline.lake.registry import LakeFile
+from user_pipeline.lake.partitions import LakeFile
 
 WITHHELD = (SUPPRESSED, PAST_RETENTION)
-"""Reasons of lines that nothing is wrong with, but that are not to be kept."""
+"""Reasons for which a line is rejected although it may be a usable row: it must not be kept."""
 _QUICK_ATTEMPTS = 4
-"""An object that cannot be fetched is tried this often before it is left for later."""
+"""How often an object that cannot be fetched is tried before there is a wait."""
 _LONGEST_WAIT = timedelta(days=1)
 
 
 def object_id(key: str) -> bytes:
-    """What an object is found by in the manifest: keys may be longer than an entry of an index can be."""
+    """The first 16 bytes of the SHA-256 of a key: its id in the manifest, as a key may be too long for an index."""
     return hashlib.sha256(key.encode()).digest()[:16]
 
 
@@ -29,7 +29,7 @@ class Failure:
         etag: what the store calls that content.
         error: what the store said.
         attempts: how often it was tried.
-        retry_at: before this moment nobody is sent for it.
+        retry_at: the sensor asks for no attempt before this moment.
     """
 
     etag: str
@@ -39,12 +39,12 @@ class Failure:
 
     @property
     def is_standing(self) -> bool:
-        """Whether it failed so often that nothing waits for it any more."""
+        """Whether it failed so often that runs succeed without it."""
         return self.attempts >= _QUICK_ATTEMPTS
 
     @classmethod
     def after(cls, earlier: "Failure | None", etag: str, error: str, now: datetime) -> "Failure":
-        """One more failure: four attempts at once, then after 1, 2, 4, … hours, at most a day apart."""
+        """The next failure: up to the fourth attempt retried at once, then after 1, 2, 4, … hours, at most a day."""
         attempts = earlier.attempts + 1 if earlier and earlier.etag == etag else 1
         late = attempts - _QUICK_ATTEMPTS
         wait = min(timedelta(hours=2 ** min(late, 10)), _LONGEST_WAIT) if late >= 0 else timedelta()
@@ -95,8 +95,8 @@ class Entry:
         last_modified: when the store says it was written.
         size: bytes, as stored.
         start_date: the first day that was accepted when it was read; None for an object that was never read.
-        filter: the command its bytes went through before they were cut into lines; None for none. Numbers of lines
-            are then those of what the command gave.
+        filter: the command its bytes went through before they were cut into lines; None for none. With one, line
+            numbers are those of its output.
         filter_version: the version of that command.
         error: why it could not be read to its end; None for an object that was. A broken object brings no rows.
         lines: lines in it, counted when it was cut, before any parsing.
@@ -139,12 +139,12 @@ class Entry:
 
     @property
     def faulty(self) -> int:
-        """Rejected lines that something is wrong with: those that are only not to be kept are left out."""
+        """Rejected lines that are no usable rows: without those that only must not be kept, see :data:`WITHHELD`."""
         return self.rejects - sum(self.rejected.get(reason, 0) for reason in WITHHELD)
 
     @property
     def unaccounted(self) -> int:
-        """Lines that are neither a row, rejected, blank nor a header: anything but 0 is a fault."""
+        """How many lines are neither a row, rejected, blank nor a header; it must be 0."""
         return self.lines - self.rows - self.rejects - self.blank - self.header
 
 

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from user_pipeline.ingest.feeds import Feed
 
 _OURS = "user-pipeline"
-"""The program whose own version counts: the file it is started by never changes."""
+"""The program that tells its own version: the file that starts it never changes."""
 _HARMLESS = ("PATH", "HOME", "LANG", "LANGUAGE", "TZ", "USER", "LOGNAME", "SHELL", "TMPDIR")
-"""Variables whose values are no secrets; all others that a filter gets are."""
+"""Variables whose values are not secret. The values of all others that a filter gets are masked."""
 _SHORTEST_SECRET = 4
 
 
@@ -44,7 +44,7 @@ class ReadWith:
 
     Attributes:
         filter: the command as it is set; None without one.
-        filter_version: tells its version from any other: a digest of its files, and of how it is used.
+        filter_version: a digest of its files and of how it is used; None without a filter.
     """
 
     filter: str | None = None
@@ -117,7 +117,7 @@ class Filter:
         """
         found = shutil.which(self.words[0], path=self.environment.get("PATH", os.defpath))
         if found is None and self.words[0] == _OURS:
-            # Where Dagster was started without its environment being activated.
+            # Dagster may have been started without activating the environment.
             found = shutil.which(Path(sys.executable).with_name(_OURS))
         if found is not None:
             return str(Path(found).absolute())
@@ -137,7 +137,7 @@ class Filter:
 
     @property
     def read_with(self) -> ReadWith:
-        """What an object is read with, as of now: files may be replaced at any time."""
+        """The filter and its version as of now: its files may be replaced at any time."""
         version = hashlib.sha256(b"stored" if self.as_stored else b"")
         if self.key:
             version.update(hmac.digest(self.key.encode(), b"version", "sha256"))
@@ -154,7 +154,7 @@ class Filter:
     def open(
         self, chunks: Iterable[bytes | memoryview], name: str, *, stored_bytes: int, limits: ObjectLimits
     ) -> FilterProcess:
-        """What the filter makes of an object, as a stream; whoever asks for it closes it.
+        """What the filter makes of an object, as a stream; the caller closes it.
 
         Args:
             chunks: the bytes of the object as stored.
@@ -190,7 +190,7 @@ def read_with(chosen: Filter | None) -> ReadWith:
 
 
 def _digest(path: Path) -> bytes:
-    """Of a file; nothing of what is none: most arguments are no files."""
+    """The digest of a file; empty if it is none, as most arguments are."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()

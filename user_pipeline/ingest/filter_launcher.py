@@ -1,8 +1,8 @@
-"""Become another program within limits; started by its path, with Python and nothing else.
+"""Set limits and become another program; runs as a script, with nothing but the standard library.
 
 Limits belong to a process from its first moment on, and setting them between fork and exec is not safe where there are
-threads. Arguments: the descriptor to say on what went wrong, bytes of memory, how many processes, and the command. The
-descriptor closes when the program has begun.
+threads. Arguments: a descriptor for the error if the program cannot be started, bytes of memory, how many processes,
+and the command. The descriptor closes when the program starts.
 """
 
 import os
@@ -25,7 +25,7 @@ def _tasks_of_user() -> int:
     count = 0
     with os.scandir("/proc") as entries:
         for entry in entries:
-            # Gone meanwhile.
+            # It ended meanwhile.
             with suppress(OSError):
                 if entry.name.isdecimal() and entry.stat().st_uid == os.geteuid():
                     with os.scandir(f"{entry.path}/task") as tasks:
@@ -38,7 +38,7 @@ def main() -> None:
     report = int(sys.argv[REPORT])
     os.set_inheritable(report, False)
     _lower(resource.RLIMIT_CORE, 0)
-    # Written memory. Some programs reserve far more addresses than they use.
+    # Memory that is written to, not addresses: some programs reserve far more of these than they use.
     _lower(resource.RLIMIT_DATA, int(sys.argv[MEMORY]))
     with suppress(OSError):
         _lower(resource.RLIMIT_NPROC, _tasks_of_user() + int(sys.argv[PROCESSES]))

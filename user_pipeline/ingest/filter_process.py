@@ -22,7 +22,7 @@ from user_pipeline.masking import mask_key
 _log = logging.getLogger(__name__)
 
 _LOOK = 0.05
-"""Seconds between two looks at the limits, or more: looking takes no more than a twentieth of the time."""
+"""Seconds between two looks at the limits; more where a look takes long, so that looks take a 20th of the time."""
 _SHORTEST_WAIT = 0.001
 
 
@@ -35,7 +35,7 @@ class FilterProcess(io.BufferedIOBase):
         environment: all its variables; ``SOURCE_OBJECT`` among them is named in the log.
         seconds: how long it may take.
         memory: bytes that its processes may use together, and each of them alone.
-        secrets: what it was told and is not to be shown.
+        secrets: values in its environment that must not be shown.
 
     Raises:
         NotStartedError: it cannot be started.
@@ -51,7 +51,7 @@ class FilterProcess(io.BufferedIOBase):
         memory: int,
         secrets: Sequence[str] = (),
     ) -> None:
-        # First of all: who is thrown away half-made is closed, too.
+        # First: close() needs it, also after an error in here.
         self._cleanup = ExitStack()
         self._content = content
         self._name = mask_key(environment.get("SOURCE_OBJECT", ""))
@@ -67,7 +67,7 @@ class FilterProcess(io.BufferedIOBase):
         self._selector = self._cleanup.enter_context(selectors.DefaultSelector())
         self._cleanup.callback(self._session.close)
         self._cleanup.callback(self._log_said)
-        # Whoever is told to stop does not wait for a process that hangs.
+        # When the run is told to stop, it does not wait for a process that hangs.
         self._cleanup.enter_context(cancelled_by(self._session.kill))
         self._selector.register(self._session.stdin, selectors.EVENT_WRITE)
         for pipe in (self._session.stdout, self._session.stderr):
@@ -120,7 +120,7 @@ class FilterProcess(io.BufferedIOBase):
             if not self._is_open(session.stdout) and session.has_ended():
                 self._finish()
                 return b""
-            # An end that is near is asked for often, one that is far seldom.
+            # The end of the process is looked for often at first, then less and less often.
             wait = _SHORTEST_WAIT if ready else min(2 * wait, _LOOK)
 
     def _is_open(self, pipe: IO[bytes]) -> bool:
@@ -145,7 +145,7 @@ class FilterProcess(io.BufferedIOBase):
                 stdin.close()
 
     def _take_said(self) -> bool:
-        """Take what it says; whether there was anything."""
+        """Read its standard error; returns whether there was anything."""
         try:
             said = os.read(self._session.stderr.fileno(), 2**16)
         except BlockingIOError:
@@ -156,7 +156,12 @@ class FilterProcess(io.BufferedIOBase):
         return bool(said)
 
     def _look(self) -> None:
-        """See that the process stays within its limits."""
+        """Check the limits from time to time.
+
+        Raises:
+            BrokenObjectError: the process passed one.
+            KeyboardInterrupt: this process was told to stop.
+        """
         now = time.monotonic()
         if now < self._next_look:
             return
@@ -172,7 +177,12 @@ class FilterProcess(io.BufferedIOBase):
             raise self._broken(f"used more memory than USER_PIPELINE_FILTER_MEMORY allows, {self._memory:,} bytes")
 
     def _finish(self) -> None:
-        """See whether it ended well."""
+        """Wait for its end.
+
+        Raises:
+            BrokenObjectError: it failed.
+            KeyboardInterrupt: this process was told to stop.
+        """
         self._at_end = True
         how = self._session.wait()
         if is_told():
@@ -192,7 +202,7 @@ class FilterProcess(io.BufferedIOBase):
         return BrokenObjectError(f"its filter {how}" + (f": {last}" if last else ""))
 
     def _take_rest(self) -> None:
-        # Bounded: one that passed a limit may still be talking.
+        # Bounded: a process that passed a limit may still be writing.
         for _ in range(100):
             if not self._is_open(self._session.stderr) or not self._take_said():
                 return

@@ -1,4 +1,4 @@
-"""A process that leads a session of its own: started within limits, counted, and killed with all it started."""
+"""A process that leads a session of its own: started within limits, and killed with all that it started."""
 
 import errno
 import fcntl
@@ -82,7 +82,7 @@ class Session:
         """The bytes in memory of each process, by its number; none where there is no ``/proc``."""
         found = {}
         for entry in _processes():
-            # Gone meanwhile.
+            # It ended meanwhile.
             with suppress(OSError):
                 state, session, pages = _status(entry)
                 if session == self._process.pid and state not in (b"Z", b"X"):
@@ -90,10 +90,10 @@ class Session:
         return found
 
     def has_ended(self) -> bool:
-        """Whether the process has, whatever it has started."""
+        """Whether the process itself has ended; those it started may live on."""
         if not hasattr(os, "waitid"):  # macOS
             return self._process.poll() is not None
-        # Not reaped yet: until then no other process can have its number.
+        # It is not reaped here: until it is, no other process can get its number.
         return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
     def kill(self) -> None:
@@ -101,10 +101,10 @@ class Session:
         with self._reaping:
             if self._process.returncode is not None:
                 return
-            # Gone already.
+            # They have ended already.
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            # Those with a group of their own: more than one round only if they start others meanwhile.
+            # Those with a process group of their own; in several rounds, as they may start others meanwhile.
             for _ in range(_ROUNDS):
                 others = self.members().keys() - {self._process.pid}
                 if not others:
@@ -139,7 +139,7 @@ def _processes() -> list[Path]:
 
 def _status(entry: Path) -> tuple[bytes, int, int]:
     """State, session and resident pages of a process."""
-    # The name in the brackets may hold anything.
+    # The name, in brackets, may hold anything.
     values = entry.joinpath("stat").read_bytes().rpartition(b")")[2].split()
     return values[0], int(values[3]), int(values[21])
 

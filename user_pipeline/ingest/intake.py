@@ -1,6 +1,6 @@
-"""How a feed's days came in: how many of the newly read lines were rejected, and how many rows other days had.
+"""How the days of a feed arrived: how many of the newly read lines were rejected, and how many rows other days had.
 
-A line that is rejected has no day. So it counts for the days that its object brought rows for; if it brought none, for
+A rejected line has no day. So it counts for the days that its object brought rows for; if it brought none, for
 the day on which the object was written and the day before.
 """
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 ACCEPTED = "accepted_day"
 """The kind of lines in logs."""
 _COMPARED = 14
-"""A day is compared with so many before it."""
+"""How many days before a day its volume is compared with."""
 _FIRST_WEEK = 7
-"""With fewer days than this there is nothing to compare with."""
+"""With fewer days than this before a day, its volume is not judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class Intake:
     Attributes:
         day: the day.
         lines: how many, blank and header lines left out.
-        rejected: how many of them were rejected; not those that nothing is wrong with, but that are not to be kept.
-        worst: the object with most of these, and how many it has.
+        rejected: how many of them were rejected as no usable rows; without those that only must not be kept.
+        worst: the object with most of these rejects, and how many it has.
         as_of: the newest commit to the staging database when this was so.
     """
 
@@ -77,7 +77,7 @@ def newly_read(manifest: Manifest, days: Sequence[date]) -> list[Intake]:
 
 
 def accept(manifest: Manifest, versions: Mapping[date, int]) -> None:
-    """Note up to which commit what was read for some days is accepted; later ones stand."""
+    """Note up to which commit what was read for some days is accepted; a later commit noted before stays."""
     if not versions:
         return
     values = ", ".join(f"({literal(manifest.feed.name)}, date '{day}', {version})" for day, version in versions.items())
@@ -86,7 +86,7 @@ def accept(manifest: Manifest, versions: Mapping[date, int]) -> None:
 
 
 def accept_on_purpose(manifest: Manifest, days: Sequence[date], run_id: str) -> None:
-    """Accept all that was read for some days until now, however much of it was rejected."""
+    """Accept all that was read for some days until now, however many of the lines were rejected."""
     manifest.open()
     registry, feed = manifest.registry, manifest.feed
     with registry.database.transaction() as transaction:
@@ -99,7 +99,7 @@ def accept_on_purpose(manifest: Manifest, days: Sequence[date], run_id: str) -> 
 
 
 def accepted_lines(transaction: "Transaction") -> list[dict[str, Any]]:
-    """Lines of a log that tell what was accepted of all days."""
+    """The lines of a log for all accepted days."""
     found = transaction.fetch("select feed, day, version from pipeline.accepted_days order by feed, day")
     return [
         {"kind": ACCEPTED, "feed": feed, "day": day.isoformat(), "version": version} for feed, day, version in found
@@ -107,7 +107,7 @@ def accepted_lines(transaction: "Transaction") -> list[dict[str, Any]]:
 
 
 def restore_accepted(transaction: "Transaction", lines: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """Bring back what lines of a log say was accepted; the other lines are passed on."""
+    """Restore the accepted days from lines of a log; the other lines are passed on."""
     for line in lines:
         if line["kind"] == ACCEPTED:
             _restore(transaction, line)

@@ -22,7 +22,7 @@ MAX_LINE_BYTES = 64 * 2**20
 KEPT_LINE_BYTES = 64 * 2**10
 """Of a rejected line this much is kept."""
 MAX_QUOTED_BYTES = 2**20
-"""A quoted field is followed over line ends for this long; past it, its first line is taken as broken."""
+"""How many bytes a record with line ends in quotes may have; in a longer one, each line is a record of its own."""
 
 _BOM = b"\xef\xbb\xbf"
 _WHITE_SPACE = tuple(b" \t\r\n")
@@ -32,11 +32,11 @@ _CSV_RECORD = re.compile(_CSV_FIELD + rb"(?:," + _CSV_FIELD + rb"){4,}\r?\n?")
 
 @dataclass(slots=True)
 class LineCounter:
-    """What the cutter saw of an object, counted apart from what the parser makes of it.
+    """How many lines an object has, counted independently of the parser.
 
     Attributes:
         lines: all lines.
-        blank: those of them with nothing but white space, which the parser does not get.
+        blank: how many of them are nothing but white space; the parser does not get these.
     """
 
     lines: int = 0
@@ -56,8 +56,8 @@ def cut(
         counter: counts the lines as they pass.
 
     Yields:
-        record batches of ``line`` int64 (the number of the physical line it begins at, from 1), ``text`` string (with
-        its line end; bytes that are not UTF-8 as ``\\xNN``), ``broken`` bool (not UTF-8, or longer than
+        record batches of ``line`` int64 (the number of the physical line it begins at, from 1), ``text`` large string
+        (with its line end; bytes that are not UTF-8 as ``\\xNN``), ``broken`` bool (not UTF-8, or longer than
         :data:`MAX_LINE_BYTES`; of such text :data:`KEPT_LINE_BYTES` are given) and ``size`` int64 (bytes of the line,
         its end included). Lines of nothing but white space are counted only.
 

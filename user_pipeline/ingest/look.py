@@ -1,4 +1,4 @@
-"""A listing of the source beside what the manifest knows of its objects: what is to be read, and what is gone."""
+"""A listing of the source compared with the manifest: which objects are to be read, and which are gone."""
 
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -21,8 +21,8 @@ class Settled:
 
     Attributes:
         now: this moment.
-        time: how long. What claims to be from later than that after ``now`` is not waited for: whoever wrote it has
-            another clock, and it might wait for ever.
+        time: how long. An object whose time is further than this in the future is not waited for: it was written with
+            another clock, and might never be read.
     """
 
     now: datetime
@@ -30,7 +30,7 @@ class Settled:
 
     @property
     def sql(self) -> str:
-        """Whether the row ``l`` of a listing is of an object that has changed lately."""
+        """The SQL condition that the row ``l`` of a listing is of an object that has changed lately."""
         if not self.time:
             return "false"
         return (
@@ -40,18 +40,18 @@ class Settled:
 
 
 class Again(Enum):
-    """Which objects are read again though they are as they were."""
+    """Which objects are read again although they have not changed."""
 
     NONE = auto()
-    """Those that broke, and would be read with something else now."""
+    """Those that broke, if they would be read with another filter now."""
     OTHERWISE = auto()
-    """Those that broke, and those that would be read with something else now."""
+    """Those that broke, and those that would be read with another filter now."""
     ALL = auto()
     """All."""
 
 
 class Look:
-    """A listing beside what is known of its objects; valid as long as its transaction lasts.
+    """A listing compared with the manifest; valid until its transaction ends.
 
     Attributes:
         listed: how many objects are in the listing.
@@ -66,7 +66,7 @@ class Look:
 
     @classmethod
     def at_announced(cls, transaction: "Transaction", feed: "Feed") -> "Look":
-        """What was announced, and what could not be fetched before, in the place of a listing of all objects."""
+        """What was announced and what could not be fetched before, instead of a listing of all objects."""
         name = literal(feed.name)
         transaction.execute(
             f"""
@@ -104,18 +104,18 @@ class Look:
         read_with: ReadWith = UNFILTERED,
         again: Again = Again.NONE,
     ) -> "pa.RecordBatchReader":
-        """The objects of the listing that are new or changed, or would be read otherwise now; oldest first.
+        """The objects of the listing that are new or changed, or are to be read again; oldest first.
 
         Args:
             start_date: the first day accepted now; objects that lost lines to a later one are read again.
-            now: what could not be fetched and is to be tried again later than this is left out; None leaves
-                nothing out.
-            settled: leaves out what has changed lately; None leaves nothing out.
-            read_with: what objects are read with now; those that broke with something else are read again.
-            again: which others are.
+            now: objects that could not be fetched and are not due again by this moment are left out; with None they
+                are all tried.
+            settled: leaves out objects that have changed lately; None leaves nothing out.
+            read_with: the filter of now; objects that broke with another one are read again.
+            again: which other objects are read again.
 
         Returns:
-            columns as in the listing, to be read before anything else is asked for.
+            the columns of the listing; to be read before the next query.
         """
         changes = settled.sql if settled else "false"
         waits = "false" if now is None else f"k.failed_etag = l.e_tag and k.retry_at > '{now.isoformat()}'"
@@ -144,9 +144,9 @@ class Look:
         return int(count)
 
     def gone(self) -> list[str]:
-        """The objects that were never read, or are broken, and are in the listing no more: nothing is left to mend.
+        """The objects that were never read or are broken, and are no longer in the listing.
 
-        What was announced tells of none.
+        A look at announced objects finds none.
         """
         if self.announced is not None:
             return []

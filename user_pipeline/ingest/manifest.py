@@ -1,87 +1,48 @@
 """The object manifest: which objects were read, and what each of them brought.
 
-It is two tables of the staging database, ``pipeline.ingested_objects`` with a row an object and
-``pipeline.ingested_days`` with a row for each object and day. Nothing loads them whole: what is asked of the manifest
-is a query that reads what it needs, and a commit writes what is new.
+It is two tables of the staging database: ``pipeline.ingested_objects`` with a row an object, and
+``pipeline.ingested_days`` with a row for each object and day. They are never loaded whole: each method is a query that
+reads what it needs, and a commit writes what is new.
 
 Rows are kept in *part files*: what one batch of objects brought for a day is in
 ``raw/<feed>/date=D/<name>.parquet``, and what was rejected in ``rejected/<feed>/<name>.parquet``. A row of a part file
-counts if the manifest says that its object's rows of the day are in this file; so a changed object replaces what it
+counts if the manifest says that its object's rows of the day are in this file. So a changed object replaces what it
 brought before in the moment its entry is committed.
 
-A commit is one transaction: entries, rejected lines and version, and a log in the lake that tells of all of it, written
-before the end of the transaction. So a crash leaves the old or the new state, and the manifest can be filled again from
-the lake. Commits to the staging database are made one after the other; of two runs that read the same object the later
-one's entry stands, and if it was the older content that came second, the next listing shows the difference and the
-object is read again.
+A commit is one transaction of entries, rejected lines and version. Before it ends, a log of all of it is written to the
+lake, from which the manifest can be filled again. Commits to the staging database follow each other. If two runs read
+the same object, the later commit counts. If that one had the older content, the next listing shows the difference and
+the object is read again.
 
-For every object and day the manifest also keeps a digest of the rows, and the version of the commit in which they last
-changed. So it knows which days have changed since any earlier version, however long ago that was.
+The manifest also keeps a digest of the rows of each object and day, and the version of the commit in which they last
+changed. So it knows which days have changed since any earlier version.
 """
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from functools import cached_property
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from user_pipeline.ingest import commit, drift, manifest_log
-from user_pipeline.ingest.entries import (
-    DayObjects,
-    DayParts,
-    Entry,
-    Failure,
-    FurtherField,
-    ObjectDay,
-    PartFile,
-    Unfetched,
-    object_id,
-)
+from user_pipeline.ingest.entries import DayObjects, DayParts, Entry, FurtherField, PartFile, Unfetched
 from user_pipeline.ingest.feeds import Feed
 from user_pipeline.ingest.look import Look
+from user_pipeline.ingest.manifest_entries import BROUGHT, entries_sql, failures, of_keys, to_entry
+from user_pipeline.ingest.manifest_tables import create_manifest
 from user_pipeline.ingest.rejects import create_rejects, replace_rejects
-from user_pipeline.ingest.retirement import NOT_RETIRED, create_retirement
-from user_pipeline.ingest.suppression import create_suppression
+from user_pipeline.ingest.retirement import NOT_RETIRED
 from user_pipeline.lake.log import write_log
-from user_pipeline.lake.registry import LakeFile, Registry
-from user_pipeline.resources.postgres import literal
+from user_pipeline.lake.partitions import LakeFile
+from user_pipeline.lake.registry import Registry
+from user_pipeline.resources.postgres import among, literal
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from user_pipeline.resources.postgres import Transaction
 
-_TABLES = (
-    "ingested_objects",
-    "ingested_objects_unread",
-    "ingested_objects_rejects",
-    "ingested_objects_unaccounted",
-    "ingested_days",
-    "ingested_days_day",
-    "ingested_days_version",
-    "replaced_files",
-    "announced_objects",
-    "listings",
-    "further_fields",
-    "accepted_days",
-)
-_SCHEMA = "pipeline"
-
-
-def create_manifest(transaction: "Transaction") -> None:
-    """Make the tables of the manifest unless they are there; those of the registry come first."""
-    script = files(__package__).joinpath("create_manifest.sql")
-    transaction.make_missing(_TABLES, lambda: transaction.execute(script.read_text(encoding="utf-8")), _SCHEMA)
-    create_suppression(transaction)
-    create_retirement(transaction)
-
-
-def restore_manifest(transaction: "Transaction", lines: Iterator[Mapping[str, Any]]) -> None:
-    """Bring the lines of a log into the manifest, which is made if it is missing."""
-    create_manifest(transaction)
-    manifest_log.restore_lines(transaction, drift.restore_fields(transaction, lines))
+_NEWEST = "(select coalesce(max(version), 0) as version from pipeline.lake_commits)"
 
 
 class Manifest:
@@ -148,14 +109,14 @@ class Manifest:
             f"""
             select v.version, d.day, max(d.version), d.path, d.file_rows, d.file_size, sum(d.rows)::bigint
             from {_NEWEST} v
-            left join pipeline.ingested_days d on d.feed = {self._name} and {_among(days, "d.day")}
+            left join pipeline.ingested_days d on d.feed = {self._name} and {among("d.day", days)}
             group by v.version, d.day, d.path, d.file_rows, d.file_size order by d.day, d.path
             """
         )
         as_of = int(found[0][0])
         parts: dict[date, DayParts] = {day: DayParts(as_of, 0, ()) for day in days}
         for _, day, changed, path, rows, size, counted in found:
-            # Of no day, if none of them has rows; of no path, where an object brings a day no more.
+            # The day is null if none of the days has rows, the path is null where an object no longer brings the day.
             if day is not None:
                 known = parts[day]
                 more = () if path is None else (PartFile(LakeFile(path, rows, size), counted),)
@@ -176,8 +137,8 @@ class Manifest:
     def rows(self, days: Sequence[date]) -> dict[date, int]:
         """How many rows each of some days has, from all objects."""
         found = self.fetch(
-            f"select day, sum(rows)::bigint from pipeline.ingested_days where feed = {self._name} and {_among(days)} "
-            "group by day"
+            "select day, sum(rows)::bigint from pipeline.ingested_days "
+            f"where feed = {self._name} and {among('day', days)} group by day"
         )
         return {**dict.fromkeys(days, 0), **dict(found)}
 
@@ -193,14 +154,14 @@ class Manifest:
         return dict(self.fetch(self._changes_sql(since, days)))
 
     def changes_in(self, transaction: "Transaction", since: int, days: Sequence[date]) -> dict[date, int]:
-        """The same, as a transaction sees it."""
+        """Like :meth:`changes`, as a transaction sees it."""
         return dict(transaction.fetch(self._changes_sql(since, days)))
 
     def _changes_sql(self, since: int, days: Sequence[date] | None) -> str:
-        among = "" if days is None else f" and {_among(days)}"
+        chosen = "true" if days is None else among("day", days)
         return (
             f"select day, max(version) from pipeline.ingested_days where feed = {self._name} "
-            f"and version > {since}{among} and day >= {NOT_RETIRED} group by day order by day"
+            f"and version > {since} and {chosen} and day >= {NOT_RETIRED} group by day order by day"
         )
 
     def account(self) -> dict[str, int]:
@@ -233,7 +194,7 @@ class Manifest:
         """
         condition = "true"
         if day is not None:
-            condition += f" and exists (select from pipeline.ingested_days b where {_BROUGHT} and b.day = '{day}')"
+            condition += f" and exists (select from pipeline.ingested_days b where {BROUGHT} and b.day = '{day}')"
         if since is not None:
             condition += f" and o.version > {since}"
         return self._entries(condition)
@@ -243,13 +204,13 @@ class Manifest:
         return list(self._entries("o.lines <> o.rows + o.rejects + o.blank + o.header"))
 
     def with_rejects(self, days: Sequence[date]) -> Iterator[Entry]:
-        """The objects that lost lines and brought rows for some of these days; or none at all, and were written then.
+        """The objects with rejected lines that brought rows for some of these days.
 
-        Written then is on one of the days or on the day after it: what brings no row has no other day.
+        An object that brought no row at all counts for the day on which it was written and for the day before.
         """
-        brought = f"exists (select from pipeline.ingested_days b where {_BROUGHT} and {_among(days, 'b.day')})"
+        brought = f"exists (select from pipeline.ingested_days b where {BROUGHT} and {among('b.day', days)})"
         around = [*days, *(day + timedelta(days=1) for day in days)]
-        written = _among(around, "(o.last_modified at time zone 'UTC')::date")
+        written = among("(o.last_modified at time zone 'UTC')::date", around)
         return self._entries(f"o.rejects > 0 and ({brought} or o.rows = 0 and {written})")
 
     def unread(self) -> Iterator[Entry]:
@@ -271,7 +232,7 @@ class Manifest:
 
     def of(self, keys: Sequence[str]) -> dict[str, Entry]:
         """The entries of some objects, by key; none for an object that is not known."""
-        return {entry.key: entry for entry in self._entries(_of(keys))} if keys else {}
+        return {entry.key: entry for entry in self._entries(of_keys(keys))} if keys else {}
 
     def commit(
         self,
@@ -308,7 +269,7 @@ class Manifest:
             if entries:
                 commit.replace_entries(transaction, self.feed, version)
             if unfetched:
-                commit.note_failures(transaction, self.feed, self._failures(transaction, unfetched, now), version)
+                commit.note_failures(transaction, self.feed, failures(transaction, self.feed, unfetched, now), version)
             if further_fields:
                 drift.note_fields(transaction, self.feed, further_fields, version)
             forgotten = commit.forget(transaction, self.feed, gone) if gone else []
@@ -326,13 +287,6 @@ class Manifest:
     def _asset(self) -> str:
         return f"ingested_{self.feed.name}"
 
-    def _failures(
-        self, transaction: "Transaction", unfetched: Sequence[Unfetched], now: datetime
-    ) -> list[tuple[Unfetched, Failure]]:
-        reader = transaction.stream(self._entries_sql(_of([item.key for item in unfetched])))
-        earlier = {entry.key: entry.failure for batch in reader for entry in map(_to_entry, batch.to_pylist())}
-        return [(item, Failure.after(earlier.get(item.key), item.etag, item.error, now)) for item in unfetched]
-
     def fetch(self, sql: str) -> list[tuple[Any, ...]]:
         """The rows of one query of the manifest's tables."""
         self.open()
@@ -341,53 +295,6 @@ class Manifest:
 
     def _entries(self, condition: str) -> Iterator[Entry]:
         self.open()
-        with self.registry.database.query(self._entries_sql(condition)) as reader:
+        with self.registry.database.query(entries_sql(self.feed, condition)) as reader:
             for batch in reader:
-                yield from map(_to_entry, batch.to_pylist())
-
-    def _entries_sql(self, condition: str) -> str:
-        return f"""
-            select o.key, o.etag, o.last_modified, o.size, o.start_date, o.filter, o.filter_version, o.error,
-              o.lines, o.blank, o.header, o.rejected::text as rejected, o.rejects_path,
-              o.failed_etag, o.failed_error, o.failed_attempts, o.retry_at,
-              (select jsonb_agg(jsonb_build_array(b.day, b.rows, b.digest, b.path, b.file_rows, b.file_size)
-                order by b.day)::text from pipeline.ingested_days b
-                where {_BROUGHT} and b.path is not null) as days,
-              (select coalesce(sum(b.rows), 0)::bigint from pipeline.ingested_days b
-                where {_BROUGHT} and b.path is null) as retired_rows
-            from pipeline.ingested_objects o where o.feed = {self._name} and {condition} order by o.key collate "C"
-        """
-
-
-_PLAIN = (
-    *("key", "etag", "last_modified", "size", "start_date", "filter", "filter_version"),
-    *("error", "lines", "blank", "header", "rejects_path", "retired_rows"),
-)
-_NEWEST = "(select coalesce(max(version), 0) as version from pipeline.lake_commits)"
-_BROUGHT = "b.feed = o.feed and b.object_id = o.object_id and b.rows > 0"
-
-
-def _of(keys: Sequence[str]) -> str:
-    ids = ", ".join(f"'\\x{object_id(key).hex()}'" for key in keys)
-    return f"o.object_id in ({ids})"
-
-
-def _among(days: Sequence[date], column: str = "day") -> str:
-    named = ", ".join(f"'{day}'" for day in days)
-    return f"{column} in ({named})" if days else "false"
-
-
-def _to_entry(row: dict[str, Any]) -> Entry:
-    failure = None
-    if row["failed_etag"] is not None:
-        failure = Failure(row["failed_etag"], row["failed_error"], row["failed_attempts"], row["retry_at"])
-    days = {
-        date.fromisoformat(day): ObjectDay(rows, digest, LakeFile(path, file_rows, file_size))
-        for day, rows, digest, path, file_rows, file_size in json.loads(row["days"] or "[]")
-    }
-    return Entry(
-        **{name: row[name] for name in _PLAIN},
-        rejected=dict(sorted(json.loads(row["rejected"]).items())),
-        days=days,
-        failure=failure,
-    )
+                yield from map(to_entry, batch.to_pylist())

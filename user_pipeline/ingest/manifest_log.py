@@ -13,7 +13,7 @@ from user_pipeline.resources.postgres import literal
 
 if TYPE_CHECKING:
     from user_pipeline.ingest.feeds import Feed
-    from user_pipeline.lake.registry import LakeFile
+    from user_pipeline.lake.partitions import LakeFile
     from user_pipeline.resources.postgres import Transaction
 
 OBJECT, GONE, REWRITTEN = "object", "gone", "rewritten"

@@ -11,7 +11,7 @@ from user_pipeline.ingest.entries import DayParts
 from user_pipeline.ingest.feeds import Feed
 from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.lake.log import write_log
-from user_pipeline.lake.registry import LakeFile, partition_lines, register
+from user_pipeline.lake.partitions import LakeFile, partition_lines, register
 from user_pipeline.lake.transfer import fetch_all
 
 if TYPE_CHECKING:
@@ -28,11 +28,11 @@ class RawDay:
     """What a day of raw is to be made of.
 
     Attributes:
-        as_of: the newest commit to the staging database when this was so.
+        as_of: the newest commit to the staging database when this was worked out.
         rows: how many rows it has.
         pinned: the part files that have them, if every row of these counts.
         written: otherwise a new local file of the day's rows.
-        rewritten: whether ``written`` has rows of part files; an empty day has a file, too.
+        rewritten: whether ``written`` holds rows of part files; False for the file of an empty day.
     """
 
     as_of: int
@@ -43,7 +43,7 @@ class RawDay:
 
 
 def raw_day(manifest: Manifest, engine: "Engine", day: date, parts: DayParts) -> RawDay:
-    """Work out what a day is to be made of, and write its rows anew where that has to be.
+    """Work out what a day is made of; its rows are written to a new file if part files do not fit.
 
     Args:
         manifest: what is known of the feed's objects.
@@ -51,7 +51,7 @@ def raw_day(manifest: Manifest, engine: "Engine", day: date, parts: DayParts) ->
         day: the day.
         parts: where the manifest says that its rows are.
     """
-    # A day of more part files is written anew: whoever reads it would wait for each of them.
+    # A day of more part files is written to one: reading it would wait for each of them.
     if 0 < len(parts.parts) <= engine.most_files and all(part.counted == part.file.rows for part in parts.parts):
         return RawDay(parts.as_of, parts.rows, [part.file for part in parts.parts])
     found = manifest.objects(day)
@@ -91,7 +91,7 @@ def _write(
 
 
 def _rows(connection: "duckdb.DuckDBPyConnection", current: list[tuple[str, str]]) -> "duckdb.DuckDBPyRelation":
-    """The rows of pairs of a part file and an object in it: one plan of one size, however many there are."""
+    """The rows of pairs of a part file and an object, by one join: the plan does not grow with their number."""
     import pyarrow as pa
 
     files, objects = zip(*current, strict=True)
@@ -122,13 +122,14 @@ def commit_raw_days(
 ) -> None:
     """Register what some days of raw are made of, in one transaction.
 
-    Of a day that was written anew the manifest then names the new file in the place of its part files, unless its rows
-    have changed meanwhile. Such a day gets the version of what it was made from: so it is older than the change.
+    For a day that was rewritten, the manifest then names the new file instead of the part files, unless the rows of the
+    day have changed meanwhile. Then the day gets the version that it was made from, so that it counts as older than the
+    change.
 
     Args:
         manifest: what is known of the feed's objects.
         days: by day, what it is made of.
-        stored: the files of the lake that the days written anew are in.
+        stored: the files of the lake that have the days written to a new file.
         run_id: who made them.
     """
     manifest.open()

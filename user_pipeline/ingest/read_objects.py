@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """What reading some objects brought; the lake has their files already, and nothing counts before it is committed.
+    """What reading some objects brought. The lake has their files already; they count once they are committed.
 
     Attributes:
         entries: what was read.
         further_fields: what their rows have beyond the columns of the feed.
         unfetched: the objects that could not be fetched.
-        gave_up: whether so many could not be that the rest was left for the next look.
+        gave_up: whether so many could not be fetched that the rest was left to the next look.
     """
 
     entries: Sequence[Entry]
@@ -46,14 +46,14 @@ class ReadObjects:
 
     Attributes:
         feed: whose objects they are.
-        storage: has the lake, and the source where it was opened anew.
+        storage: has the lake, and on another machine the source.
         limits: what one object may hold.
         start_date: events before this day are out of range.
         now: events after the day that follows this moment (UTC) are out of range.
-        expected: what the manifest is to say that they were read with.
-        withheld: what of their lines is not kept.
-        source: where they are; it stays in the process, and elsewhere that of the storage takes its place.
-        chosen: the filter that they go through; it holds the environment of the process and stays there as well.
+        expected: the filter and its version, as the manifest will have them.
+        withheld: which of their lines are not kept.
+        source: where they are. It is not pickled: on another machine the source of ``storage`` is used.
+        chosen: the filter that they go through. It holds the environment of the process and is not pickled either.
     """
 
     feed: Feed
@@ -78,7 +78,7 @@ class ReadObjects:
             objects: rows of the listing.
 
         Raises:
-            FilterError: the filter cannot be started, or is another one here than in the run.
+            FilterError: the filter cannot be started, or differs from that of the run.
             obstore.exceptions.BaseError: the lake cannot be written to.
         """
         source, chosen = self.source, self.chosen
@@ -95,7 +95,7 @@ class ReadObjects:
     def _within_memory(
         self, engine: "Engine", source: "Source", chosen: Filter | None, objects: list[dict[str, Any]]
     ) -> Iterator[Brought]:
-        """An object that takes too much memory alone is a broken one."""
+        """Read objects; one that needs too much memory even alone is broken."""
         import duckdb
 
         try:

@@ -24,8 +24,8 @@ from user_pipeline.ingest.look import Again, Look, Settled
 from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.ingest.read_objects import Brought, ReadObjects
 from user_pipeline.ingest.withheld import Withheld
+from user_pipeline.lake.partitions import LakeFile
 from user_pipeline.lake.parts import one_by_one
-from user_pipeline.lake.registry import LakeFile
 from user_pipeline.masking import mask_key
 from user_pipeline.resources.source import Source
 from user_pipeline.setting_values import ObjectLimits
@@ -46,7 +46,7 @@ _BATCH_OBJECTS = 500
 
 
 class UnreadObjectsError(Exception):
-    """Objects that could not be fetched; all others are in, and these may be at the next attempt."""
+    """Objects could not be fetched, and are tried again. All others are in."""
 
     def __init__(self, feed: Feed, failing: Sequence[Entry]) -> None:
         named = "; ".join(f"{mask_key(entry.key)}: {entry.failure.error}" for entry in failing if entry.failure)
@@ -56,7 +56,7 @@ class UnreadObjectsError(Exception):
 
 
 class BrokenObjectsError(PermanentError):
-    """Objects that could not be read to their end; all others are in."""
+    """Objects could not be read to their end. All others are in."""
 
     def __init__(self, feed: Feed, broken: Sequence[Entry]) -> None:
         named = "; ".join(f"{mask_key(entry.key)}: {entry.error}" for entry in broken)
@@ -110,7 +110,7 @@ class Ingested:
                 self.broken.append(entry)
 
     def raise_for_objects(self) -> None:
-        """Raise if an object could not be read, unless that is known for long: then it is the checks' to tell.
+        """Raise if an object could not be read. Objects that have failed for long are left to the checks.
 
         Raises:
             UnreadObjectsError: objects could not be fetched, and may be at the next attempt.
@@ -140,8 +140,9 @@ def read_new_objects(
     """Bring every object that is new or changed into the lake.
 
     For each batch, in this order: part files, rejects, and the commit of the manifest, which brings the rejected lines
-    into their table. Only the last makes the others count, so a crash at any point leaves everything as it was before
-    the batch.
+    into their table. Files count from the commit on, so a crash before it leaves everything as it was.
+
+    An object that cannot be fetched or is found broken is in the result. The others are read all the same.
 
     Args:
         manifest: what is known of the feed's objects; part files and rejects go to its lake.
@@ -154,10 +155,7 @@ def read_new_objects(
         settle: an object that has changed within this time before ``now`` is left to a later look.
         queue: tells of new objects. The folder is listed once a day then, and otherwise not.
         chosen: the filter that objects go through, if any.
-        again: which objects are read again though they are as they were.
-
-    An object that cannot be fetched, or is found broken, is told of in the result and keeps no other one from
-    being read.
+        again: which objects are read again although they have not changed.
 
     Raises:
         ObjectStoreError, ObjectStoreUnavailableError: the folder cannot be listed.
@@ -165,7 +163,7 @@ def read_new_objects(
         obstore.exceptions.BaseError: the lake cannot be written to.
         FilterError: the filter cannot be started.
         ForgottenMeanwhileError: people or days were removed meanwhile; reading again leaves them out.
-        UnreadObjectsError: so many objects in a row could not be fetched that it must be the store.
+        UnreadObjectsError: several objects in a row could not be fetched, so the store is taken for down.
     """
     feed = manifest.feed
     result = Ingested(manifest, since=manifest.version())
@@ -176,7 +174,7 @@ def read_new_objects(
     with _look(manifest, source, queue, now) as look:
         result.listed = look.listed
         gone = look.gone()
-        # They may be many, and no connection is to wait until they are read.
+        # Kept in a file, as there may be many: the transaction must not stay open until all are read.
         result.settling = look.settling(start_date, settled, read_with=now_with, again=again)
         _spool(look.unknown(start_date, settled=settled, read_with=now_with, again=again), unknown)
 
@@ -205,7 +203,7 @@ def read_new_objects(
 def _look(
     manifest: Manifest, source: Source, queue: "SourceQueue | None", now: datetime
 ) -> AbstractContextManager[Look]:
-    """What the queue has told of; without one, and once a day, all objects of the folder."""
+    """What the queue has announced; without a queue, and once a day, all objects of the folder."""
     if queue and not is_overdue(last_listing(manifest), now):
         return look_at_announced(manifest)
     return look_at_listing(manifest, source, now)
@@ -214,10 +212,10 @@ def _look(
 def _commit(
     manifest: Manifest, engine: "Engine", brought: Brought, result: Ingested, *, run_id: str, now: datetime
 ) -> None:
-    """Make what was read count.
+    """Commit what was read.
 
     Raises:
-        UnreadObjectsError: so many objects in a row could not be fetched that it must be the store.
+        UnreadObjectsError: several objects in a row could not be fetched, so the store is taken for down.
     """
     if brought.entries or brought.unfetched:
         manifest.commit(
@@ -260,7 +258,7 @@ def _spool(objects: "pa.RecordBatchReader", file: "Path") -> None:
 
 
 def _batches(file: "Path", parallel: int) -> Iterator[list[dict[str, Any]]]:
-    """The objects of a spooled listing, as many as one batch takes at a time, or a part of that."""
+    """The objects of a spooled listing, in batches; ``parallel`` times more and smaller ones than for one engine."""
     most_bytes, most = _BATCH_BYTES // parallel, max(1, _BATCH_OBJECTS // parallel)
     import pyarrow.parquet as pq
 

@@ -3,7 +3,7 @@
 The list holds no ids. It has the HMAC-SHA256 of each id (its decimal digits) under a random key of 32 bytes, which the
 staging database makes when the first person is forgotten. Key and digests are in the tables
 ``pipeline.suppression_key`` and ``pipeline.suppressed_users`` of that database, and in the logs of the lake, from which
-they come back. Ids are numbers and can be tried one by one: whoever has key and list can tell who is on it.
+they come back. Ids are numbers and can be tried one by one: with key and list one can tell who is on it.
 """
 
 import hmac

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from user_pipeline.ingest import manifest_log
 from user_pipeline.ingest.drift import field_lines
 from user_pipeline.ingest.intake import accepted_lines
-from user_pipeline.ingest.manifest import create_manifest
+from user_pipeline.ingest.manifest_tables import create_manifest
 from user_pipeline.ingest.retirement import retirement_lines
 from user_pipeline.ingest.suppression import suppression_lines
 from user_pipeline.lake.log import logs
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from user_pipeline.resources.postgres import Postgres, Transaction
 
 KEPT = timedelta(days=2)
-"""A run may still write the files it is going to register, and others read those that were replaced: longer than any
-run."""
+"""Longer than any run: a run may not have registered its files yet, and others may read files that were replaced."""
 _AT_ONCE = 1_000
 # The names that files of the lake get which registry or manifest refer to; exports and the like have other ones.
 _NAME = re.compile(r".+/\d{8}T\d{6}-[0-9a-f]{12}\.parquet")
@@ -89,7 +88,7 @@ def referred(lake: "Lake") -> set[str]:
 
 
 def fold_logs(lake: "Lake") -> int:
-    """Put what the logs of each database tell into one; returns how many are gone."""
+    """Replace the logs of each database by a checkpoint; returns how many logs were removed."""
     return _fold_logs(lake.staging, with_manifest=True) + _fold_logs(lake.analytics)
 
 
@@ -99,7 +98,7 @@ def is_data_file(path: str) -> bool:
 
 
 def _fold_logs(registry: "Registry", *, with_manifest: bool = False) -> int:
-    """Put what the logs of a database tell into a checkpoint, if there are several; returns how many are gone."""
+    """Replace the logs of a database by a checkpoint, if there are several; returns how many were removed."""
     if len(logs(registry.storage, registry.name)) <= 1:
         return 0
     made = checkpoint(registry, _manifest_lines if with_manifest else None)
@@ -150,7 +149,7 @@ def delete(lake: "Store", paths: Sequence[str]) -> None:
         try:
             lake.delete(some)
         except FileNotFoundError:
-            # A directory minds that another one was quicker.
+            # In a directory it is an error that another process has deleted one.
             for path in some:
                 with suppress(FileNotFoundError):
                     lake.delete(path)

@@ -1,1 +1,1 @@
-"""Where assets are kept: Parquet in the lake, day-sliced tables in Postgres, files people open."""
+"""Where assets are kept: Parquet in the lake, tables in Postgres, files that people open."""

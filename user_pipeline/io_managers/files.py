@@ -95,7 +95,7 @@ class FilesIOManager(LakeFileIOManager):
                 path = f"{place.folder(day)}/{file.path.name}"
                 self.put(path, file.path)
                 for other in place.paths(day):
-                    # A directory minds that there is nothing to delete, a bucket does not.
+                    # In a directory it is an error to delete a file that is not there; in a bucket it is not.
                     if other != path:
                         with suppress(FileNotFoundError):
                             self.lake.storage.lake.delete(other)
@@ -137,5 +137,5 @@ class _Place:
         return f"{self.root}/date={day}"
 
     def paths(self, day: str) -> list[str]:
-        """What the day's file may be."""
+        """The paths that the day's file may have."""
         return [f"{self.folder(day)}/{file}" for file in self.files]

@@ -11,9 +11,9 @@ from user_pipeline.ingest.retirement import require_kept
 from user_pipeline.io_managers.base import LakeFileIOManager
 from user_pipeline.io_managers.metadata import file_metadata, parquet_head, timed
 from user_pipeline.io_managers.partitioned import File, Partitioned
+from user_pipeline.lake.partitions import LakeFile
 from user_pipeline.lake.parts import FromLake, Part
-from user_pipeline.lake.registry import LakeFile, Registry
-from user_pipeline.lake.transfer import new_path, put
+from user_pipeline.lake.registry import Registry
 from user_pipeline.warehouse.tables import OutsidePartitionError, require_day
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class RegisteredIOManager(LakeFileIOManager):
-    """Files of the lake that the registry of a database knows as the partitions of assets.
+    """Partitions of assets as files of the lake, in the registry of a database.
 
     Consumers get the rows of each of their partitions as a lazy frame, by partition key, in no particular order.
     """
@@ -38,7 +38,7 @@ class RegisteredIOManager(LakeFileIOManager):
         """The rows of each partition the consumer depends on."""
         days = [date.fromisoformat(key) for key in context.asset_partition_keys]
         with never_retried():
-            # Both know from now on what is removed while the rows are read, and take nothing that was made of it.
+            # Opened before the rows are read: commits of what was made from them fail if any are removed meanwhile.
             self.lake.analytics.open()
             if self.database == "staging":
                 require_kept(self.lake.staging, days)
@@ -67,7 +67,8 @@ class LakeIOManager(RegisteredIOManager):
                     require_day(file.path, context.definition_metadata["partition_expr"], day)
             self.registry.open()
             with timed(taken, "writing"):
-                stored = {day: file.stored or [self._store(asset, day, file)] for day, file in local.items()}
+                folder = f"{self.folder}/{asset}"
+                stored = {day: file.stored or [self.put_new(folder, day, file)] for day, file in local.items()}
                 with self.registry.database.transaction() as transaction:
                     self.bring_in(context, transaction, {day: file.parts for day, file in local.items()})
                     self.registry.commit(transaction, asset, stored, context.run_id)
@@ -78,15 +79,11 @@ class LakeIOManager(RegisteredIOManager):
     def bring_in(
         self, context: dg.OutputContext, transaction: "Transaction", files: Mapping[date, Sequence[Part]]
     ) -> None:
-        """Bring the rows of the files into what people query, in the transaction that registers them."""
+        """Bring the rows of the files into the table that people query, in the transaction that registers them."""
 
     def describe(self, file: dict[str, Any]) -> dict[str, Any]:
-        """What is shown of a partition, from what can be told of its file."""
+        """The metadata of a partition, from that of its file."""
         return file
-
-    def _store(self, asset: str, day: date, file: File) -> LakeFile:
-        rows = self.engine.count([file.path]) if file.rows is None else file.rows
-        return put(self.lake.storage, new_path(f"{self.folder}/{asset}", day), file.path, rows)
 
     def _describe(
         self,

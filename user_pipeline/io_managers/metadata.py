@@ -19,7 +19,7 @@ PREVIEW_ROWS = 10
 _PERSONAL = frozenset({"email", "name", "first_name", "last_name"})
 _LONGEST = 80
 PREVIEW_TEXT = 500
-"""No more characters of a value need to be fetched for a preview."""
+"""How many characters of a value are fetched for a preview."""
 _LINK = re.compile(r"://|www\.|@", re.IGNORECASE)
 _BACKTICKS = re.compile("`+")
 
@@ -95,7 +95,7 @@ def timed(metadata: dict[str, Any], stage: str) -> Iterator[None]:
 
 
 def _masked(column: str, value: object) -> object:
-    """Of what tells who somebody is the first letter; an address may stand in a url as well."""
+    """The first letter of a name or e-mail address; of other texts the beginning, with addresses in it masked."""
     if not isinstance(value, str) or not value:
         return value
     if column not in _PERSONAL:

@@ -1,4 +1,4 @@
-"""What assets of several partitions give: a value for each of them, computed before anything is stored."""
+"""What partitioned assets return: a value for each partition, computed before anything is stored."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import dagster as dg
 
+from user_pipeline.lake.partitions import LakeFile
 from user_pipeline.lake.parts import Part
-from user_pipeline.lake.registry import LakeFile
 
 T = TypeVar("T")
 
@@ -21,7 +21,7 @@ class File:
         path: where it is, below the scratch directory of the run; it is removed once it is stored.
         stored: files of the lake, not registered yet, that have its rows already; nothing is at ``path`` then.
         rows: rows in it, where it has rows.
-        metadata: what else to show with the partition's materialization.
+        metadata: further metadata of the partition's materialization.
     """
 
     path: Path
@@ -52,4 +52,4 @@ class Partitioned(Mapping[str, T]):
 
 
 PARTITIONED = dg.PythonObjectDagsterType(Partitioned)
-"""The ``dagster_type`` of assets that give one: Dagster takes no annotation with a parameter for a type."""
+"""The ``dagster_type`` of assets that return one: Dagster does not accept a generic type as an annotation."""

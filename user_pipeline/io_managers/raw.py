@@ -1,4 +1,4 @@
-"""Keep raw days: the part files of ingest are theirs, and only a day that was written anew is stored."""
+"""Keep raw days: the part files of ingest are registered, and only a rewritten day is stored."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -13,7 +13,7 @@ from user_pipeline.ingest.part_files import RawDay, commit_raw_days
 from user_pipeline.io_managers.lake import RegisteredIOManager
 from user_pipeline.io_managers.metadata import PREVIEW_ROWS, parquet_head, preview, timed
 from user_pipeline.io_managers.partitioned import Partitioned
-from user_pipeline.lake.registry import LakeFile
+from user_pipeline.lake.partitions import LakeFile
 from user_pipeline.lake.transfer import fetch, new_path, put
 
 _FEEDS = {f"raw_{feed.name}": feed for feed in FEEDS}
@@ -26,7 +26,7 @@ class RawIOManager(RegisteredIOManager):
     """
 
     def handle_output(self, context: dg.OutputContext, obj: Partitioned[RawDay]) -> None:
-        """Store the days that were written anew, then register all days of the run at once."""
+        """Store the days that were rewritten, then register all days of the run in one transaction."""
         asset = context.asset_key.path[-1]
         feed = _FEEDS[asset]
         days = {date.fromisoformat(key): made for key, made in sorted(obj.items())}

@@ -11,7 +11,6 @@ from user_pipeline.io_managers.base import LakeFileIOManager
 from user_pipeline.io_managers.metadata import file_metadata, parquet_head
 from user_pipeline.io_managers.partitioned import File, Partitioned
 from user_pipeline.io_managers.tables import read_table, table_name
-from user_pipeline.lake.transfer import new_path, put
 from user_pipeline.warehouse.snapshots import publish, served_day
 from user_pipeline.warehouse.tables import create_marts
 
@@ -22,9 +21,9 @@ if TYPE_CHECKING:
 class SnapshotIOManager(LakeFileIOManager):
     """A snapshot a day in the lake, the newest as a table in the analytics database.
 
-    The snapshots of a run are stored first, as files of the lake. Then one transaction registers them and brings the
-    table to the last of them, unless the table is that of a newer day already. ``<asset>_day`` tells the day the table
-    is as of.
+    The snapshots of a run are stored first, as files of the lake. Then one transaction registers them and replaces the
+    rows of the table by the last of them, unless the table shows a newer day already. ``<asset>_day`` has the day that
+    the table shows.
 
     The asset gives the snapshots of some days, as Parquet files; its column schema names the table's columns. Consumers
     get the whole table.
@@ -33,22 +32,14 @@ class SnapshotIOManager(LakeFileIOManager):
     folder: str
 
     def handle_output(self, context: dg.OutputContext, obj: Partitioned[File]) -> None:
-        """Store the days, show the last."""
+        """Store the snapshots, and publish the last."""
         asset = context.asset_key.path[-1]
         columns = [column.name for column in context.definition_metadata["dagster/column_schema"].columns]
         local = {date.fromisoformat(key): file for key, file in sorted(obj.items())}
         registry = self.lake.analytics
         with never_retried():
             registry.open()
-            stored = {
-                day: put(
-                    self.lake.storage,
-                    new_path(f"{self.folder}/{asset}", day),
-                    file.path,
-                    file.rows or self.engine.count([file.path]),
-                )
-                for day, file in local.items()
-            }
+            stored = {day: self.put_new(f"{self.folder}/{asset}", day, file) for day, file in local.items()}
             with registry.database.transaction() as transaction:
                 last = max(local)
                 in_table = publish(transaction, asset, last, local[last].path, columns)
@@ -56,7 +47,7 @@ class SnapshotIOManager(LakeFileIOManager):
                 self._show(context, transaction, asset, local)
             for day, file in local.items():
                 context.log.info("%s: wrote %d rows", stored[day].path, stored[day].rows)
-                # The newest day may be none of the run's.
+                # The newest day, which is made again, need not be one of the run.
                 if day.isoformat() in context.asset_partition_keys:
                     url = self.lake.storage.lake_url(stored[day].path)
                     shown = file_metadata(file.path, stored[day].rows, url, parquet_head(file.path, columns))

@@ -45,7 +45,7 @@ class DailyTableIOManager(LakeIOManager):
 
 
 class IncrementalIOManager(LakeIOManager):
-    """A table over all days. Assets give the daily aggregates, of which the table takes what changes.
+    """A table over all days. Assets give its daily aggregates; what they change is applied to the table.
 
     The aggregates are files of the lake; ``partition_expr`` in the asset's metadata names their column that tells the
     day. Consumers get the whole table.
@@ -54,7 +54,7 @@ class IncrementalIOManager(LakeIOManager):
     def bring_in(
         self, context: dg.OutputContext, transaction: "Transaction", files: Mapping[date, Sequence[Part]]
     ) -> None:
-        """Apply what the aggregates of the run's days change."""
+        """Apply to the table what the aggregates of the run's days change."""
         table = context.asset_key.path[-1]
         Merge(transaction, self.engine, self.lake.storage).apply(table, files)
         context.add_output_metadata(

@@ -1,7 +1,7 @@
 """Which lake this is, and which format it has: the object ``format.json`` at its root.
 
-Each database notes the lake it belongs to. So a database that is used with another lake, or with a lake or a version
-of this package of another format, is told from the right one before anything is written.
+Each database notes the lake it belongs to. So a database that belongs to another lake, or a lake or database of another
+format, is refused before anything is written.
 """
 
 import json
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from user_pipeline.resources.storage import ObjectStorage
 
 FORMAT = 2
-"""The format of the lake, its logs and the tables that tell of it. Version 0.1.0 of the package had the first one."""
+"""The format of the lake, its logs, and the tables of registry and manifest. Version 0.1.0 had format 1."""
 _PATH = "format.json"
 _FIRST = "catalog"
 
@@ -61,7 +61,7 @@ def read_identity(storage: "ObjectStorage") -> LakeIdentity | None:
     try:
         content = bytes(storage.lake.get(_PATH).bytes())
     except FileNotFoundError:
-        # The first version had no such object, and a catalog of what it had read.
+        # Format 1 had no such object, but a folder with a catalog of what was read.
         if any(True for page in storage.lake.list(_FIRST, chunk_size=1) for _ in page):
             raise FormatError(storage.lake_url(_FIRST), 1) from None
         return None

@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING
 
 from user_pipeline.errors import PermanentError
 from user_pipeline.lake.parts import FromLake
-from user_pipeline.lake.registry import LakeFile, Registry
+from user_pipeline.lake.registry import Registry
 from user_pipeline.lake.transfer import fetch_all
 
 if TYPE_CHECKING:
     from user_pipeline.engines.base import Engine
+    from user_pipeline.lake.partitions import LakeFile
     from user_pipeline.resources.postgres import Databases
     from user_pipeline.resources.storage import ObjectStorage
     from user_pipeline.transforms import Frame
 
 
 class UnknownAssetError(PermanentError):
-    """No registry knows an asset."""
+    """No registry has partitions of an asset."""
 
 
 class Lake:
@@ -26,7 +27,7 @@ class Lake:
 
     Attributes:
         storage: has the store.
-        staging: the registry of the assets whose tables the staging database has, and of the raw ones.
+        staging: the registry of the raw assets, and of those with tables in the staging database.
         analytics: the registry of the marts.
     """
 
@@ -64,7 +65,7 @@ class Lake:
         )
 
     def rows(self, engine: "Engine", registry: Registry, asset: str, days: Sequence[date]) -> "dict[date, Frame]":
-        """The rows of some partitions of an asset, by day: lazy, where the engine works on them.
+        """The rows of some partitions of an asset as lazy frames, by day.
 
         Raises:
             MissingPartitionError: one of them was never written.

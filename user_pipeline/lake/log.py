@@ -1,12 +1,12 @@
-"""The log of a database: one immutable object a commit, from which its registry can be filled again.
+"""The logs of a database: one immutable object a commit, from which the registry can be filled again.
 
 ``log/<database>/<version>-<random>.jsonl.gz`` is gzipped JSON lines. The first line is a header: ``format``,
 ``database``, ``version``, ``asset``, ``run_id``. Each other line has a ``kind`` and is what the commit wrote, such as
 a partition with its files.
 
-A log is written in the transaction it tells of, before the commit. A process that is killed in between leaves a log of
-a commit that never was; its version is never used again, and what it tells is as true as any other state: its files are
-complete, and the run that is started again writes a later one.
+A log is written within its transaction, before the commit. A process that is killed in between leaves the log of a
+commit that did not happen. That does no harm: its version is not used again, its files are complete, and the run that
+is started again writes a later log.
 """
 
 import gzip
@@ -52,7 +52,7 @@ def write_log(
     log = Log(version, f"{_folder(database)}{version:012d}-{uuid.uuid4().hex[:12]}.jsonl.gz")
     content = io.BytesIO()
     with gzip.GzipFile(fileobj=content, mode="wb", compresslevel=6, mtime=0) as file:
-        # Lines may be millions, and are read as they are written.
+        # There may be millions of lines: they are not collected first.
         for line in chain([{"format": FORMAT, "database": database, "version": version, **header}], lines):
             file.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
     storage.lake.put(log.path, content.getvalue())

@@ -6,7 +6,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from user_pipeline.lake.registry import LakeFile
+from user_pipeline.lake.partitions import LakeFile
 from user_pipeline.lake.transfer import fetch_all, new_path, put
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ Part: TypeAlias = Path | LakeFile
 
 @dataclass(frozen=True, slots=True)
 class FromLake:
-    """Brings a file of the lake to the machine that it is called on; one of this machine is there already."""
+    """Fetches a file of the lake to the machine that it is called on; a local file is given as it is."""
 
     storage: "ObjectStorage"
 
@@ -34,7 +34,7 @@ class FromLake:
 class IntoLake:
     """Stores files in a folder of the lake, each under a name of its own, as those of a day.
 
-    Who stores one and never registers it leaves it to ``user-pipeline vacuum``.
+    Files that are never registered are removed by ``user-pipeline vacuum``.
     """
 
     storage: "ObjectStorage"

@@ -1,4 +1,4 @@
-"""Fill the registry of a new database again from its logs, and put what all logs tell into one."""
+"""Fill the registry of a new database from its logs, and replace all logs by a checkpoint."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date
@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 from user_pipeline.errors import PermanentError
 from user_pipeline.lake.identity import FORMAT, FormatError
 from user_pipeline.lake.log import Log, logs, read_log, write_log
-from user_pipeline.lake.registry import LakeFile, Registry, begin_commit, create_registry, partition_lines
+from user_pipeline.lake.partitions import LakeFile, partition_lines
+from user_pipeline.lake.registry import Registry, begin_commit, create_registry
 
 if TYPE_CHECKING:
     from user_pipeline.resources.postgres import Transaction
 
 CHECKPOINT = "checkpoint"
-"""The asset in the header of a log that tells all that the logs before it tell, and still counts."""
+"""The asset in the header of a checkpoint: a log of all that still counts of the logs before it."""
 
 Lines = Iterator[Mapping[str, Any]]
 
@@ -31,15 +32,15 @@ def is_empty(registry: Registry) -> bool:
 
 
 def recover(registry: Registry, restore: Callable[["Transaction", Lines], None] | None = None) -> int:
-    """Fill a new database again with what the logs of the lake say of it, in one transaction.
+    """Fill a new database from its logs in the lake, in one transaction.
 
     Args:
         registry: of the database.
-        restore: brings the lines of a log that are of no partition into their tables, in their order; None if there
-            are none.
+        restore: brings the lines of a log that are not about partitions into their tables, in their order; None for a
+            database without such lines.
 
     Returns:
-        how many commits the logs tell of.
+        how many logs were read.
 
     Raises:
         NotEmptyError: the database is not a new one.
@@ -98,7 +99,7 @@ def _read(registry: Registry, log: Log) -> Iterator[dict[str, Any]]:
 def _take_partitions(
     lines: Iterable[Mapping[str, Any]], version: int, partitions: dict[tuple[str, date], tuple[int, list[LakeFile]]]
 ) -> Lines:
-    """The lines that are of no partition; the others are noted as they pass."""
+    """Add the lines about partitions to ``partitions``; the others are passed on."""
     for line in lines:
         if line["kind"] == "partition":
             files = [LakeFile(file["path"], file["rows"], file["size"]) for file in line["files"]]
@@ -123,14 +124,14 @@ def _fill(transaction: "Transaction", partitions: Mapping[tuple[str, date], tupl
 
 
 def checkpoint(registry: Registry, lines: "Callable[[Transaction], Lines] | None" = None) -> Log:
-    """Write a log that tells all that counts, as a commit of its own; older ones are needed no more.
+    """Write a log of all that counts, as a commit of its own. Older logs are not needed any more.
 
-    Its version is above that of every log, even where the database was restored from a backup and knows nothing of the
-    last of them.
+    Its version is above that of every log, also if the database was restored from a backup and does not have the last
+    commits.
 
     Args:
         registry: of the database.
-        lines: what is to be told beside the partitions.
+        lines: gives what else the checkpoint is to hold beside the partitions.
     """
     with registry.database.transaction() as transaction:
         transaction.execute("lock table pipeline.lake_commits in share row exclusive mode")

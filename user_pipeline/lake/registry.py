@@ -6,7 +6,6 @@ state or the new one. A file of the lake never changes: a partition that is writ
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from user_pipeline.errors import PermanentError
 from user_pipeline.lake.identity import FORMAT, FormatError, OtherLakeError, ensure_identity
 from user_pipeline.lake.log import has_logs, write_log
+from user_pipeline.lake.partitions import LakeFile, partition_lines, partitions_in, register
+from user_pipeline.resources.postgres import among
 
 if TYPE_CHECKING:
     from user_pipeline.resources.postgres import Postgres, Transaction
@@ -35,32 +36,17 @@ class MissingPartitionError(PermanentError):
 
 
 class LostRegistryError(PermanentError):
-    """A database knows nothing of a lake that it has written to."""
+    """A database has no registry of a lake that it has written to before: it is a new one."""
 
 
 class ForgottenMeanwhileError(Exception):
-    """What is to be committed was read before people or old days were removed; the next attempt reads what is left."""
+    """What is to be committed was read before people or old days were removed. The next attempt reads what is left."""
 
     def __init__(self) -> None:
         super().__init__(
             "data were removed from lake and tables (`user-pipeline forget`, or the end of their retention) after this "
             "was read, and it may still hold them: nothing was written, and it has to be read and made again"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class LakeFile:
-    """A file of a partition.
-
-    Attributes:
-        path: where the lake has it.
-        rows: how many rows it has.
-        size: bytes.
-    """
-
-    path: str
-    rows: int
-    size: int
 
 
 class Registry:
@@ -165,9 +151,10 @@ class Registry:
         """The commit that each partition of an asset was last written by."""
         self.open()
         with self.database.transaction() as transaction:
+            chosen = "true" if days is None else among("day", days)
             return dict(
                 transaction.fetch(
-                    f"select day, version from pipeline.lake_partitions where asset = $1 and {_among(days)}", (asset,)
+                    f"select day, version from pipeline.lake_partitions where asset = $1 and {chosen}", (asset,)
                 )
             )
 
@@ -178,8 +165,8 @@ class Registry:
             transaction: on this database.
             asset: what is committed.
             run_id: who does.
-            removing: whether it removes people or days from all that is stored. Whoever has read that before does not
-                commit any more.
+            removing: whether it removes people or days from all that is stored. Then no process commits what it read
+                before that.
 
         Raises:
             ForgottenMeanwhileError: something was removed since then.
@@ -201,7 +188,7 @@ class Registry:
         run_id: str,
         lines: Iterable[Mapping[str, Any]] = (),
     ) -> int:
-        """Register the files of some partitions in the place of those they had, as the last step of a transaction.
+        """Replace the registered files of some partitions, as the last step of a transaction.
 
         Other commits to this database wait until the transaction ends; readers do not.
 
@@ -231,11 +218,11 @@ def create_registry(transaction: "Transaction") -> None:
 
 
 def begin_commit(transaction: "Transaction", asset: str, run_id: str) -> int:
-    """Take the next version of a registry; others that commit wait from now on.
+    """Take the next version of a registry. Other commits wait until the transaction ends.
 
-    Nobody waits for each other forever, because all locks of a transaction are taken in one order: first those on the
-    tables of the schema ``public`` that it changes, then this one; and rows of the other tables of the schema
-    ``pipeline`` are changed only after it.
+    There is no deadlock, because every transaction takes its locks in one order: first those on the tables of the
+    schema ``public`` that it changes, then this one. Rows of the other tables of the schema ``pipeline`` are changed
+    only after that.
     """
     transaction.execute("lock table pipeline.lake_commits in share row exclusive mode")
     [(version,)] = transaction.fetch(
@@ -248,88 +235,3 @@ def _removals(transaction: "Transaction") -> int:
     """The last commit that removed people or days; 0 if none did."""
     [(version,)] = transaction.fetch("select coalesce(max(version), 0) from pipeline.removals")
     return int(version)
-
-
-def register(
-    transaction: "Transaction", asset: str, partitions: Mapping[date, Sequence[LakeFile]], version: int
-) -> None:
-    """Put the files of some partitions in the place of those they had; see :meth:`Registry.commit`."""
-    import pyarrow as pa
-
-    days = pa.table({"day": pa.array(partitions, pa.date32())})
-    columns = [(day, file.path, file.rows, file.size) for day, there in partitions.items() for file in there]
-    schema = pa.schema([("day", pa.date32()), ("path", pa.string()), ("rows", pa.int64()), ("size", pa.int64())])
-    new = pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in columns], schema)
-    transaction.load("committed_days", days.to_reader())
-    transaction.load("committed_files", new.to_reader())
-    transaction.execute(
-        """
-        update pipeline.lake_files f set superseded_at = clock_timestamp() from committed_days d
-        where f.asset = $1 and f.day = d.day and f.superseded_at is null
-          and not exists (select from committed_files n where n.day = f.day and n.path = f.path)
-        """,
-        (asset,),
-    )
-    transaction.execute(
-        """
-        insert into pipeline.lake_files (asset, day, path, rows, size, version)
-        select $1::text, day, path, rows, size, $2::bigint from committed_files
-        on conflict (asset, day, path) do update set superseded_at = null
-        """,
-        (asset, version),
-    )
-    transaction.execute(
-        """
-        insert into pipeline.lake_partitions (asset, day, version)
-        select $1::text, day, $2::bigint from committed_days
-        on conflict (asset, day) do update set version = excluded.version
-        """,
-        (asset, version),
-    )
-    transaction.execute("drop table committed_days, committed_files")
-
-
-def partition_lines(asset: str, partitions: Mapping[date, Sequence[LakeFile]], version: int) -> list[dict[str, Any]]:
-    """The lines of a log that tell of :func:`register`."""
-    return [
-        {
-            "kind": "partition",
-            "asset": asset,
-            "day": day.isoformat(),
-            "version": version,
-            "files": [{"path": file.path, "rows": file.rows, "size": file.size} for file in there],
-        }
-        for day, there in partitions.items()
-    ]
-
-
-def partitions_in(
-    transaction: "Transaction", asset: str, days: Sequence[date] | None = None
-) -> dict[date, list[LakeFile]]:
-    """The files of each partition of an asset that was written, as a transaction sees them; oldest day first.
-
-    Args:
-        transaction: on the database of the registry.
-        asset: its name.
-        days: only these; None for all.
-    """
-    found: dict[date, list[LakeFile]] = {}
-    for day, path, rows, size in transaction.fetch(
-        "select p.day, f.path, f.rows, f.size from pipeline.lake_partitions p left join pipeline.lake_files f "
-        "on f.asset = p.asset and f.day = p.day and f.superseded_at is null "
-        f"where p.asset = $1 and {_among(days, 'p.day')} order by p.day, f.path",
-        (asset,),
-    ):
-        there = found.setdefault(day, [])
-        if path is not None:
-            there.append(LakeFile(path, rows, size))
-    return found
-
-
-def _among(days: Sequence[date] | None, column: str = "day") -> str:
-    if days is None:
-        return "true"
-    if not days:
-        return "false"
-    named = ", ".join(f"'{day.isoformat()}'" for day in days)
-    return f"{column} in ({named})"

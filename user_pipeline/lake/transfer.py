@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from user_pipeline.errors import PermanentError
-from user_pipeline.lake.registry import LakeFile
+from user_pipeline.lake.partitions import LakeFile
 
 if TYPE_CHECKING:
     from user_pipeline.resources.storage import ObjectStorage
 
 _FETCHES = 8
-"""So many files are fetched from a bucket at once: most of it is waiting."""
+"""How many files are fetched from a bucket at once: fetching is mostly waiting."""
 
 
 class LostFileError(PermanentError):
@@ -22,12 +22,12 @@ class LostFileError(PermanentError):
 
 
 def new_path(folder: str, day: date) -> str:
-    """A name that no file of the lake has or had: ``<folder>/date=<day>/<time>-<random>.parquet``."""
+    """A path that no file of the lake has or had: ``<folder>/date=<day>/<time>-<random>.parquet``."""
     return f"{folder}/date={day.isoformat()}/{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:12]}.parquet"
 
 
 def export_path(table: str, partition: str) -> str:
-    """Where the lake keeps an export."""
+    """The path of a table exported as CSV, in the lake."""
     return f"exports/{table}/date={partition}/{table}.csv"
 
 
@@ -36,7 +36,7 @@ def put(storage: "ObjectStorage", path: str, file: Path, rows: int) -> LakeFile:
 
     Args:
         storage: has the lake.
-        path: its name there, see :func:`new_path`.
+        path: its path there, see :func:`new_path`.
         file: the local file.
         rows: how many rows it has.
     """

@@ -1,4 +1,4 @@
-"""A history in integers: users and pages numbered in the engine, and what they did in numbers."""
+"""A history as integer codes: users and pages are numbered in the engine."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from user_pipeline.recommender.playback import Past
 
 PAST_ROWS = 2_000_000
-"""So many rows of daily aggregates, about, are enough to play the last days back."""
-# The engine finds no more of the smallest values at a time.
+"""About how many rows of daily aggregates are enough for playback."""
+# The largest n for which the engine's min(value, n) works.
 _MOST_SORTED = 999_999
 
 
@@ -76,7 +76,7 @@ def number(
         group by all
         """
     )
-    # Since when: the day its last required viewer came.
+    # ``since`` is the day on which a page reached the required number of viewers.
     connection.execute(
         f"""
         create temporary table eligible as
@@ -103,14 +103,14 @@ def in_codes(
     *,
     with_past: bool = False,
 ) -> History:
-    """The history of a window that :func:`number` has put into numbers.
+    """The history of a window, with the codes that :func:`number` has made.
 
     Args:
-        connection: has the numbers.
+        connection: has the tables of :func:`number`.
         before: what was viewed before the window: ``user_id`` bigint, ``url`` string; by any user, any page.
         emails: ``user_id`` bigint, ``email`` string; a user once.
         window: the days.
-        with_past: whether to tell what happened day by day.
+        with_past: whether :attr:`History.past` is wanted.
     """
     from user_pipeline.recommender.discoveries import Discoveries
 
@@ -150,12 +150,12 @@ def in_codes(
 
 
 def _past(connection: "duckdb.DuckDBPyConnection", discoveries: "Discoveries") -> "Past":
-    """The rows of some users, the same for the same views."""
+    """The window day by day, of a sample of its users that depends on the views alone."""
     from user_pipeline.recommender.playback import Past
 
     [(rows,)] = connection.sql("select count(*) from rows_viewed").fetchall()
     below = 2**32 if rows <= PAST_ROWS else 2**32 * PAST_ROWS // rows
-    # Multiples of the golden ratio are spread evenly.
+    # Multiplicative hashing: multiples of the golden ratio are spread evenly.
     connection.execute(
         "create temporary table chosen as "
         "select id, code, (row_number() over (order by code) - 1)::integer as number "
@@ -186,12 +186,12 @@ _DISCOVERED = """
     where first_day > {since}
     group by all
 """
-# Of so many days they are told: those that are played back, and the week that is the trend of the first of them.
+# For how many days discoveries are given: those of playback, and the week of the trend of the first of them.
 _TOLD = 40
 
 
 def _numbers(connection: "duckdb.DuckDBPyConnection", sql: str) -> "list[NDArray[Any]]":
-    """The columns of a query, none of them with nulls."""
+    """The columns of a query, which must have no nulls, as arrays."""
     columns: dict[str, NDArray[Any]] = connection.sql(sql).fetchnumpy()  # type: ignore[assignment]
     return list(columns.values())
 

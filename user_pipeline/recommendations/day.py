@@ -1,4 +1,4 @@
-"""All that is made of a day's history: recommendations, related and popular pages, and how their model was chosen."""
+"""The tables made from the history of a day: recommendations, related and popular pages, the choice of the model."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from user_pipeline.recommender.race import Choice
 
 TABLES = ("page_recommendations", "related_pages", "popular_pages", "recommendation_parameters")
-"""What is made of the history of a day, each a table of snapshots."""
+"""The tables of snapshots that are made from the history of a day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Snapshot:
     Attributes:
         path: where it is.
         rows: how many it has.
-        said: what to show with it.
+        said: its metadata.
     """
 
     path: Path

@@ -1,8 +1,7 @@
 """Which pages may be shown to people who have not been there.
 
-An address may be a person's alone: one with a token in it, a page of an account. So a page is recommended only if
-enough users have viewed it, and if the rules about addresses allow it. A page that may not be shown plays no part in
-what is recommended, either: nothing is learned from it.
+A url may belong to one person: it may hold a token, or be a page of an account. So a page is recommended only if enough
+users have viewed it, and if the rules about urls allow it. Nothing is learned from the views of other pages.
 """
 
 import re
@@ -18,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Eligibility:
-    """What a page must fulfill.
+    """The conditions for a page to be shown.
 
     Attributes:
         min_viewers: how many users at least have viewed it in the window.
-        urls: a regular expression that is found in its url; None for any url.
-        exclude_urls: one that is not found in it; None for none.
+        urls: a regular expression that must be found in its url; None for any url.
+        exclude_urls: a regular expression that must not be found in it; None for no such rule.
     """
 
     min_viewers: int
@@ -55,7 +54,7 @@ def keep_allowed(connection: "duckdb.DuckDBPyConnection", table: str, eligibilit
         return
     import pyarrow as pa
 
-    # By Python's expressions, which the settings were checked with: those of the engine have another syntax.
+    # With Python's regular expressions, as the settings were checked with them: the engine has another syntax.
     urls = connection.sql(f"select url from {table}").to_arrow_table().column(0)
     refused = pa.array([not is_allowed for is_allowed in eligibility.allowed(map(str, urls))], pa.bool_())
     connection.register("refused", pa.table({"url": urls.filter(refused)}))

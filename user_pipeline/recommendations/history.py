@@ -1,8 +1,8 @@
 """Who viewed what: the history that recommendations are learned from and measured by.
 
 It is read from the daily aggregates of ``user_page_views``, which are files of the lake, as of the end of a day,
-however many later days there are. What was seen before the window of days is told by the table, which has a row a pair.
-Files and table are read in one repeatable-read transaction: they are of one moment.
+however many later days there are. What was seen before the window of days comes from the table, which has a row a pair.
+Files and table are read in one repeatable-read transaction, so that they fit each other.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from user_pipeline.engines.duckdb import scan
 from user_pipeline.errors import PermanentError
-from user_pipeline.lake.registry import LakeFile, partitions_in
+from user_pipeline.lake.partitions import LakeFile, partitions_in
 from user_pipeline.lake.transfer import fetch_all
 from user_pipeline.recommendations.codes import History, in_codes, number
 from user_pipeline.recommendations.eligibility import Eligibility
@@ -96,8 +96,8 @@ def read_history(
 ) -> History:
     """Read the views of a window and what its users saw before, of pages that may be shown.
 
-    The urls pass through files and the engine, which spills to disk; what is held are 12 bytes a pair and the users
-    and pages once.
+    The urls pass through files and the engine, which spills to disk. In memory are 12 bytes a pair, and users and pages
+    once each.
 
     Raises:
         NoHistoryError: no day of user_page_views was ever materialized.
@@ -139,9 +139,9 @@ def read_history(
 def _seen_elsewhere(views: Views, window: Window) -> str:
     """The query for pairs of the users in ``active`` whose last view is not in the window.
 
-    Whose last view was before the window was seen before it. Whose last view is after the window may have been: namely
-    if the views since the window's first day are not all of its views. (If the last view is in the window, that is
-    known already.)
+    A pair with its last view before the window was seen before it. One with its last view after the window was seen
+    before it if the views since the first day of the window are not all of its views. (Of a pair with its last view in
+    the window, no more has to be known.)
     """
     columns = "select v.user_id, v.url, v.count from public.user_page_views v"
     if not views.has_before(window.first):
@@ -155,7 +155,7 @@ def _seen_elsewhere(views: Views, window: Window) -> str:
 def new_page_views(lake: "Lake", engine: "Engine", day: date) -> Path:
     """Which users viewed which pages on a day and on no day before: ``user_id`` bigint, ``url`` text, as a file.
 
-    As in :func:`read_history` the table tells: all views of such a pair are of this day or later ones.
+    All views of such a pair in the table are of this day or later ones.
     """
     end = day + timedelta(days=1)
     scratch = engine.new_scratch("new_page_views")
@@ -184,5 +184,5 @@ def new_page_views(lake: "Lake", engine: "Engine", day: date) -> Path:
 
 
 def spool(rows: "pa.RecordBatchReader", connection: "duckdb.DuckDBPyConnection", file: Path) -> None:
-    """Keep the rows of a query as a file on this machine."""
+    """Write the rows of a query to a local Parquet file."""
     connection.from_arrow(rows).write_parquet(str(file))

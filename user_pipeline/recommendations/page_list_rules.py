@@ -1,4 +1,4 @@
-"""What related and popular pages must be: one statement a rule, about a day's rows and the daily aggregates."""
+"""The rules of related and popular pages: one statement each, on the rows of a day and the daily aggregates."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Lists of pages of one day for people the recommender knows nothing of, and how its model was chosen: Parquet files.
+"""Parquet files of one day: lists of pages for users without history, and how the model was chosen.
 
 They are learned from the same history, with the same weights, as the recommendations of the day.
 """
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from user_pipeline.recommender.race import Choice
 
 RELATED = 10
-"""So many pages go with a page at most."""
+"""How many related pages a page has at most."""
 POPULAR = 100
-"""So many pages are for users without history at most."""
+"""How many pages for users without history there are at most."""
 
 
 def write_related(learned: "Learned", history: "History", file: "Path", choices: "Choices") -> int:

@@ -1,4 +1,4 @@
-"""What recommendations must be: one statement a rule, about the analytics database and the daily aggregates."""
+"""The rules of recommendations: one statement each, on the analytics database and the daily aggregates."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _NAMED = 1000
 _BATCH = 100_000
 
-# Each gives a user and what is wrong. The table ``recommended`` holds the day's recommendations.
+# Each gives users and what is wrong with their rows. The table ``recommended`` holds the day's recommendations.
 _RANKS = """
     select user_id, 'ranks ' || string_agg(coalesce(rank::text, 'null'), ', ' order by rank)
     from recommended group by user_id

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from user_pipeline.recommender.interactions import Interactions
     from user_pipeline.recommender.score import Recommendations
 
-# Rows of the result that are text at a time.
+# How many rows of the result have their texts in memory at a time.
 _BATCH = 100_000
 _CHOICES = b"user_pipeline.recommendations.snapshot"
 
@@ -82,7 +82,7 @@ class Choices:
         """What a day's file was made with.
 
         Raises:
-            KeyError: it does not say so.
+            KeyError: the file does not have it.
         """
         import pyarrow.parquet as pq
 
@@ -91,7 +91,7 @@ class Choices:
         return cls(**{**kept, **typed})
 
     def kept_in(self, schema: "pa.Schema") -> "pa.Schema":
-        """The schema of a file that tells them."""
+        """A schema with these choices in its metadata."""
         return schema.with_metadata({_CHOICES: json.dumps(asdict(self))})
 
 

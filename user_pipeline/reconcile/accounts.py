@@ -1,4 +1,4 @@
-"""Where every row of a day went, counted in what is stored."""
+"""What became of every row of a day, counted in what is stored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import duckdb
 
 _PRIME = 65_521
-"""Factors of sums are taken modulo this, so that no product is too large for 64 bits."""
+"""Factors are taken modulo this prime, so that products fit in 64 bits."""
 _NOTHING = (0, ())
 
 

@@ -43,7 +43,7 @@ _TYPES = {
 _EXAMPLES = 5
 """How many rows of a kind are named for a day."""
 _LONGEST = 200
-"""So many characters of a key's value are shown: a url may be megabytes long."""
+"""How many characters of a key's value are shown: a url may be megabytes long."""
 
 
 class LakeError(PermanentError):
@@ -115,8 +115,8 @@ class Shape:
 class Recompute:
     """What a recompute works with, and how its results are compared with what is stored.
 
-    What a table holds is brought into the temporary table ``actual``; what is to be kept longer than a day of it, into
-    tables ``kept.<name>`` of a database file in the scratch directory.
+    The rows of a table are loaded into the temporary table ``actual``. What is needed beyond a day is kept in tables
+    ``kept.<name>`` of a database file in the scratch directory.
 
     Attributes:
         lake: the lake, and the databases with its registries.
@@ -134,7 +134,7 @@ class Recompute:
         """How ``actual`` differs from the relation ``expected``; the rows are left in ``differences``."""
         columns = ", ".join(shape.columns)
         comparison.rows += self.number(expected)
-        # One pass over both, which spills; of a row that is too few n is above zero, of one too many below.
+        # One pass over both, which spills to disk. n > 0: missing, n < 0: extra.
         self.connection.execute(
             f"""
             create or replace temp table differences as
@@ -170,7 +170,7 @@ class Recompute:
         self.connection.execute(f"insert into kept.{table} {query}")
 
     def empty(self, table: str, shape: Shape) -> None:
-        """Make a table anew, without rows."""
+        """Make a table without rows; it replaces one of the same name."""
         columns = ", ".join(f"{name} {_TYPES.get(name, 'varchar')}" for name in shape.columns)
         kind = "table" if table.startswith("kept.") else "temp table"
         self.connection.execute(f"create or replace {kind} {table} ({columns})")
@@ -224,5 +224,5 @@ def _named(shape: Shape, key: Sequence[str | None], columns: Sequence[str]) -> s
 
 
 def some(examples: Sequence[str]) -> tuple[str, ...]:
-    """As many examples as are shown."""
+    """The first examples, and ``…`` if there are more."""
     return (*examples[:_EXAMPLES], *(["…"] if len(examples) > _EXAMPLES else []))

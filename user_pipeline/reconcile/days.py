@@ -1,15 +1,15 @@
-"""What is kept by the day: raw partitions, cleaned rows and daily aggregates."""
+"""Compare what has partitions: raw days, cleaned rows and daily aggregates."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 
-from user_pipeline.ingest.batch import row_hash
 from user_pipeline.ingest.entries import ObjectDay
 from user_pipeline.ingest.feeds import PAGE_VIEWS, USER_UPDATES, Feed
 from user_pipeline.ingest.manifest import Manifest
+from user_pipeline.ingest.parsed import row_hash
 from user_pipeline.ingest.retirement import kept_from
-from user_pipeline.lake.registry import LakeFile
+from user_pipeline.lake.partitions import LakeFile
 from user_pipeline.reconcile.comparing import (
     LOST,
     NOT_MATERIALIZED,

@@ -1,11 +1,12 @@
-"""Full refresh: tables of Postgres made from what the lake holds of them, not from the source."""
+"""Full refresh: rebuild tables of Postgres from the lake, without the source."""
 
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from user_pipeline.ingest.feeds import FEEDS
 from user_pipeline.ingest.intake import restore_accepted
-from user_pipeline.ingest.manifest import Manifest, restore_manifest
+from user_pipeline.ingest.manifest import Manifest
+from user_pipeline.ingest.manifest_tables import restore_manifest
 from user_pipeline.ingest.rejects import create_rejects, rejects_schema, replace_rejects
 from user_pipeline.ingest.retirement import drop_paths, restore_retirement
 from user_pipeline.ingest.suppression import restore_suppression
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def refresh_rejected_lines(lake: "Lake", engine: "Engine") -> int:
-    """Put the rejects in the lake in the place of all rows of ``rejected_lines``, feed by feed.
+    """Replace all rows of ``rejected_lines`` by the rejects in the lake, feed by feed.
 
     Returns:
         how many there are.
@@ -71,12 +72,12 @@ def _rejects(manifest: Manifest, engine: "Engine") -> "pa.RecordBatchReader":
 
 
 def recover(lake: "Lake", engine: "Engine") -> dict[str, int]:
-    """Fill new databases again from the lake: registries, manifest, rejected lines and incremental tables.
+    """Fill new databases from the lake: registries, manifest, rejected lines and incremental tables.
 
-    A database that is not new stays as it is. All other tables come back when their days are materialized.
+    A database that is not new stays as it is. The other tables are filled when their days are materialized.
 
     Returns:
-        what was filled, and how many there are.
+        how many rows or commits there are, by what was filled.
 
     Raises:
         NotEmptyError: none of the databases is new.
@@ -101,7 +102,7 @@ def refresh_marts(lake: "Lake", engine: "Engine") -> dict[str, int]:
     """Bring ``users`` and ``user_page_views`` in line with their daily aggregates, in one transaction.
 
     Returns:
-        by table, how many rows were not.
+        by table, how many rows were changed.
     """
     lake.analytics.open()
     with lake.analytics.database.transaction() as transaction:
@@ -110,7 +111,7 @@ def refresh_marts(lake: "Lake", engine: "Engine") -> dict[str, int]:
 
 
 def _restore(transaction: "Transaction", lines: "Iterator[Mapping[str, Any]]") -> None:
-    """Bring back what lines of the logs of staging tell that is of no partition."""
+    """Restore from the logs of staging what is not about partitions."""
     for restore in (restore_accepted, restore_suppression, restore_retirement):
         lines = restore(transaction, lines)
     restore_manifest(transaction, lines)

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from user_pipeline.ingest.feeds import FEEDS, Feed
-from user_pipeline.ingest.manifest import create_manifest
 from user_pipeline.ingest.manifest_log import object_lines
+from user_pipeline.ingest.manifest_tables import create_manifest
 from user_pipeline.ingest.rejects import create_rejects, rejects_schema
 from user_pipeline.ingest.retirement import drop_paths, retire
 from user_pipeline.ingest.vacuum import KEPT, delete, is_data_file, referred
 from user_pipeline.lake.log import write_log
-from user_pipeline.lake.registry import partition_lines, partitions_in, register
+from user_pipeline.lake.partitions import partition_lines, partitions_in, register
 from user_pipeline.lake.transfer import fetch
 from user_pipeline.resources.postgres import literal, quote
 from user_pipeline.warehouse.incremental import SHARED_FOLDER, Merge

@@ -1,6 +1,6 @@
-"""Whether what the platform needs answers: engine, stores and databases.
+"""Whether engine, stores and databases answer.
 
-What does not answer within some seconds is said not to: a firewall that swallows packets keeps nobody waiting.
+A service that does not answer within some seconds has a problem: a firewall may drop packets without a reply.
 """
 
 import threading
@@ -62,7 +62,7 @@ def services(current: Settings, storage: "ObjectStorage", databases: "Databases"
 
 
 class _Answer:
-    """What a call in a thread of its own comes to. A thread that hangs does not keep the process from ending."""
+    """The outcome of a call in a daemon thread, so that a call that hangs does not keep the process from ending."""
 
     def __init__(self, call: Callable[[], object]) -> None:
         self._call = call
@@ -71,7 +71,7 @@ class _Answer:
         self._thread.start()
 
     def problem(self, seconds: float) -> str | None:
-        """Why it failed, or that it has not ended; None if it is well."""
+        """Why it failed, or that it has not ended; None if it succeeded."""
         self._thread.join(seconds)
         return f"no answer within {seconds:.0f} seconds" if self._thread.is_alive() else self._error
 

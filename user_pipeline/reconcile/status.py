@@ -1,6 +1,6 @@
-"""How the platform is right now: which days are there, what waits, how large it all is.
+"""The state of the platform: which days there are, which objects wait, how large everything is.
 
-Nothing is written and nothing is read that grows with the rows.
+Nothing is written, and the time does not grow with the number of rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from user_pipeline.resources.postgres import Transaction
 
 _LISTING = 3.0
-"""Seconds for listing a feed's folder: what waits there is only told where that is quick."""
+"""Seconds for listing a feed's folder; if it takes longer, what waits there is unknown."""
 DUE = timedelta(hours=3)
-"""So long after midnight, UTC, the day before is to be there."""
+"""How long after midnight, UTC, the day before is overdue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ _INPUTS = {
     "users": ("user_updates",),
     "user_page_views": ("page_views",),
 }
-"""What a day is made of that is a day, too: the partitions of all days play no part."""
+"""The upstream assets that a day is made from the same day of; assets that need all days are left out."""
 
 
 def _days(partitions: Mapping[str, Mapping[date, datetime]], manifests: Sequence[Manifest]) -> list[Days]:

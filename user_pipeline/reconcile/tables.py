@@ -1,4 +1,4 @@
-"""What is kept over all days, made from what :mod:`user_pipeline.reconcile.days` has worked out of each."""
+"""Compare tables over all days, with what :mod:`user_pipeline.reconcile.days` has computed of each day."""
 
 from collections.abc import Iterator
 from datetime import date
@@ -77,9 +77,9 @@ def user_page_views(work: Recompute) -> Comparison:
 
 
 def recommendations(work: Recompute) -> Iterator[Comparison]:
-    """The recommendations, related and popular pages of the day that is served, learned anew from the daily aggregates.
+    """Recommendations, related and popular pages of the day that the tables show, learned again from daily aggregates.
 
-    Those of earlier days are as their runs made them, from what there was then.
+    Those of earlier days are not compared: their runs made them from what there was then.
     """
     made: dict[tuple[date, Choices], dict[str, Snapshot]] = {}
     for table, shape in _SNAPSHOTS.items():
@@ -91,7 +91,7 @@ def recommendations(work: Recompute) -> Iterator[Comparison]:
                 comparison.differences.append(Difference(NO_SNAPSHOT, day, work.number("actual")))
                 yield comparison
                 continue
-            # Made in one run they are learned once.
+            # Tables made in one run have the same choices, and are learned once.
             if (day, choices) not in made:
                 history = _history(work, Window(day, choices.window_days), choices.eligibility)
                 folder = work.engine.new_scratch("snapshots")
@@ -122,7 +122,7 @@ def _served(work: Recompute, table: str) -> date | None:
 
 def _history(work: Recompute, window: Window, eligibility: Eligibility) -> History:
     pairs = "select user_id, url, last_viewed from kept.user_page_views_daily where "
-    # One of its own: the numbers are in temporary tables, users among them.
+    # A connection of its own for the temporary tables of number(), one of which is called users.
     with work.connection.cursor() as connection:
         viewed = connection.sql(f"{pairs} day >= '{window.first}' and day < '{window.end}'")
         number(connection, viewed, eligibility)

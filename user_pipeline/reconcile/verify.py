@@ -1,4 +1,4 @@
-"""Does everything stored equal a full recompute? Worked out anew from the lake, and compared row by row.
+"""Compare everything that is stored with a full recompute from the lake, row by row.
 
 The manifest and the part files of the lake are the truth of what was delivered. From them the raw partitions, the
 cleaned rows, the daily aggregates and the tables people query are computed with one plain query each, which share

@@ -29,7 +29,7 @@ _SERVER_ID = 65_521
 # Written into postgresql.conf when a cluster is made, where its owner may change them. Durability is
 # Postgres's own default: fsync and synchronous_commit stay on.
 _CONFIGURATION = {
-    "listen_addresses": "",  # whoever may search the 0700 directory of the socket may connect, no one else
+    "listen_addresses": "",  # only users with access to the 0700 directory of the socket can connect
     "max_connections": "200",  # Dagster opens one per storage and process, and does not pool
     "shared_buffers": "512MB",  # a day's pages of the indexes that are being merged into
     "work_mem": "64MB",  # a day's rows are grouped and sorted

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -263,6 +264,12 @@ def quote(identifier: str) -> str:
 def literal(text: str) -> str:
     """A string as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def among(column: str, days: Sequence[date]) -> str:
+    """The SQL condition that a column of dates holds one of some days; false for no days."""
+    named = ", ".join(f"'{day.isoformat()}'" for day in days)
+    return f"{column} in ({named})" if days else "false"
 
 
 def _execute(cursor: "Cursor", sql: str, parameters: tuple[Any, ...] = ()) -> None:

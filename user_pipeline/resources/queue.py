@@ -1,6 +1,6 @@
 """The SQS queue that receives a bucket's notifications of new objects, if one is set.
 
-Notifications are understood as S3 sends them to SQS, as they arrive through an SNS topic, and as EventBridge sends them:
+Notifications are understood as S3 sends them to SQS, as they come through an SNS topic, and as EventBridge sends them:
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html and
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/ev-events.html.
 """

@@ -28,7 +28,7 @@ class ObjectStorage:
         self._settings = settings
 
     def __reduce__(self) -> tuple[object, tuple[Settings]]:
-        """Where it goes, it is opened anew: its settings travel, connections and credentials do not."""
+        """Pickle the settings, without connections and credentials: the stores are opened again where it arrives."""
         return _opened_again, (self._settings.without_secrets(Path(), 1),)
 
     @cached_property
@@ -75,5 +75,5 @@ class ObjectStorage:
 
 @lru_cache(maxsize=4)
 def _opened_again(settings: Settings) -> ObjectStorage:
-    """One for all that arrives at a process: its stores are asked whether they are there only once."""
+    """One object for all copies that arrive at a process, so that its stores are probed only once."""
     return ObjectStorage(settings)

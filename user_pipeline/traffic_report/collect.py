@@ -17,7 +17,8 @@ from user_pipeline.engines.parquet import write_parquet
 from user_pipeline.ingest.day_account import objects_of_day
 from user_pipeline.ingest.feeds import FEEDS, Feed
 from user_pipeline.ingest.manifest import Manifest
-from user_pipeline.lake.registry import MissingPartitionError, partitions_in
+from user_pipeline.lake.partitions import partitions_in
+from user_pipeline.lake.registry import MissingPartitionError
 from user_pipeline.lake.transfer import fetch_all
 from user_pipeline.masking import printable, shorten
 from user_pipeline.traffic_report.report import (

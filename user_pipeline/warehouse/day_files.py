@@ -1,4 +1,4 @@
-"""Files with the rows of a day, as an engine stores them where it works."""
+"""Files with the rows of a day, stored in the lake by the engine where it works."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from user_pipeline.warehouse.tables import require_day
 
 if TYPE_CHECKING:
     from user_pipeline.engines.base import Engine
-    from user_pipeline.lake.registry import LakeFile
+    from user_pipeline.lake.partitions import LakeFile
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Incremental tables: the daily aggregates of some days are replaced, and only what that changes is applied.
+"""Incremental tables: replace the daily aggregates of some days, and apply only what that changes.
 
 The engine compares the new aggregates with those the days had before, which are files of the lake. What differs is
 copied into temporary tables, from which the statements of ``sql/<table>.sql`` bring it into the table.
@@ -14,8 +14,8 @@ import narwhals as nw
 
 from user_pipeline.engines.frames import to_reader
 from user_pipeline.engines.parquet import read_parquet, write_parquet
+from user_pipeline.lake.partitions import LakeFile, partitions_in
 from user_pipeline.lake.parts import FromLake, IntoLake, Part, one_by_one
-from user_pipeline.lake.registry import LakeFile, partitions_in
 from user_pipeline.lake.transfer import fetch_all
 from user_pipeline.resources.postgres import Transaction
 from user_pipeline.transforms.marts import (
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from user_pipeline.transforms import Frame
 
 SHARED_FOLDER = "daily/shared"
-"""Where rows of a query are in the lake while a merge has executors join them with aggregates."""
+"""Folder of the lake for rows of a query, while executors join them with aggregates in a merge."""
 _FETCHED_AT_ONCE = 32
-"""So many earlier days are looked through at once at most."""
+"""How many files of earlier days are searched at once at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class Merge:
         else:
             self._page_views(days)
         if self._put:
-            # They hold ids and e-mails, and nobody reads them again; those of a merge that failed go with vacuum.
+            # They hold ids and e-mails, and are not read again. Those of a merge that failed are removed by vacuum.
             self._storage.lake.delete([file.path for file in self._put])
             self._put.clear()
 
@@ -131,7 +131,7 @@ class Merge:
             self._transaction.execute(sql[name])
 
     def _first_page_views(self, days: Aggregates) -> None:
-        """The table is empty: the sum of the days is copied into it, and its key is made when all rows are there."""
+        """Fill the empty table with the sum of the days; its key is made when all rows are there."""
         emails = self._fetched("emails", "select user_id, email from public.users")
         summed = with_emails(add_up_page_views(self._rows(days.files)), self._shared(emails, days))
         self._transaction.append("user_page_views", to_reader(summed.sort("user_id", "url")), "public")
@@ -147,9 +147,9 @@ class Merge:
         file = self._engine.new_scratch("changes") / "changes.parquet"
         self._engine.write(changed_page_views(self._rows(days.files), self._rows(days.old)), file)
         changes = self._engine.read([file])
-        was_there = nw.col("old_last_viewed").is_null()
-        self._load("added", changes.filter(was_there).drop("old_last_viewed").sort("user_id", "url"))
-        self._load("changed", changes.filter(~was_there).sort("user_id", "url"))
+        is_added = nw.col("old_last_viewed").is_null()
+        self._load("added", changes.filter(is_added).drop("old_last_viewed").sort("user_id", "url"))
+        self._load("changed", changes.filter(~is_added).sort("user_id", "url"))
         for name in ("added", "changed"):
             self._transaction.execute(f"analyze {name}")
         for name in ("delete", "update", "add", "lost"):
@@ -158,16 +158,16 @@ class Merge:
         self._transaction.execute(sql["last_viewed"])
 
     def _sum(self, days: Aggregates) -> "pa.RecordBatchReader":
-        """The pairs of new days; of one day as they lie in its file."""
+        """The pairs of new days, added up; those of a single day are read from its file as they are."""
         if len(days.new) == 1:
             local = one_by_one(self._storage, self._engine, days.files)
             return read_parquet(local, ["user_id", "url", "count", "last_viewed"])
         return to_reader(add_up_page_views(self._rows(days.files)).sort("user_id", "url"))
 
     def _find(self, table: str, key: list[str], days: Aggregates) -> None:
-        """Fill ``found`` with what earlier days have last of the keys in a temporary table, where they have any.
+        """Look for the keys of a temporary table in earlier days, and fill ``found`` with the latest row of each.
 
-        The latest days are looked through first, ever more of them at once, until all are found.
+        The latest days are searched first, then more and more of them at once, until all keys are found.
         """
         latest = latest_updates if key == ["user_id"] else last_views
         lost = self._fetched(table, f"select * from {table}")
@@ -189,7 +189,7 @@ class Merge:
         return self._engine.rows(FromLake(self._storage), files)
 
     def _shared(self, file: Path, days: Aggregates) -> "Frame":
-        """The rows of a local file, beside those of the lake; if it has to go there, it is gone after the merge."""
+        """The rows of a local file, to be joined with aggregates; a copy in the lake is removed after the merge."""
         into = IntoLake(self._storage, SHARED_FOLDER, max(days.new))
 
         def put(engine: "Engine", local: Path, rows: int) -> LakeFile:
@@ -218,10 +218,10 @@ def refresh(transaction: Transaction, engine: "Engine", storage: "ObjectStorage"
         table: ``users`` or ``user_page_views``.
 
     Returns:
-        how many rows were not in line.
+        how many rows were changed.
     """
     sql = statements(table)
-    # Both, in the order of the writers.
+    # Locks all tables that hold e-mails, in the order in which the writers do.
     transaction.execute(statements("users")["lock"])
     files = [file for there in partitions_in(transaction, table).values() for file in there]
     if not files:

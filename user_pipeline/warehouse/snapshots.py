@@ -1,4 +1,4 @@
-"""Tables that show the newest of the snapshots of all days."""
+"""Tables of snapshots: each shows the snapshot of the newest day."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -9,12 +9,12 @@ from user_pipeline.resources.postgres import Transaction, quote
 from user_pipeline.warehouse.statements import statements
 from user_pipeline.warehouse.tables import create_marts
 
-# Columns of the snapshot that go into a table beside it.
+# Columns of the snapshot that go into another table.
 _ALSO = {"page_recommendations": ("because_url",)}
 
 
 def publish(transaction: Transaction, table: str, day: date, file: Path, columns: Sequence[str]) -> bool:
-    """Bring a table to a day's snapshot, unless it is that of a newer day already.
+    """Replace the rows of a table by the snapshot of a day, unless it shows a newer day.
 
     Args:
         transaction: on the analytics database.
@@ -24,7 +24,7 @@ def publish(transaction: Transaction, table: str, day: date, file: Path, columns
         columns: those of the table.
 
     Returns:
-        whether the table is that of the day now.
+        whether the table shows the day now.
     """
     sql = statements(table)
     create_marts(transaction)
@@ -35,7 +35,7 @@ def publish(transaction: Transaction, table: str, day: date, file: Path, columns
     transaction.load("incoming", read_parquet([file], [*columns, *also]))
     transaction.execute("analyze incoming")
     transaction.execute(sql["lock"])
-    # Another run may have been quicker.
+    # Another run may have published a newer day meanwhile.
     if _is_newer(transaction, table, day):
         return False
     for name in ("emails", "delete", "insert", "delete_reasons", "insert_reasons"):

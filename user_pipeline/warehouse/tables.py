@@ -1,4 +1,4 @@
-"""Tables of the warehouse: made from their DDL, replaced by a range of days, and noticed when they are lost."""
+"""Tables of the warehouse: make them, replace a range of days, and refuse tables that lost their rows."""
 
 from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
@@ -18,7 +18,7 @@ INCREMENTAL = ("users", "user_page_views")
 SNAPSHOTS = ("page_recommendations", "related_pages", "popular_pages", "recommendation_parameters")
 """The tables that show the newest of the snapshots of all days; the snapshots are files of the lake."""
 MARTS = (*INCREMENTAL, *SNAPSHOTS)
-# What is made with a table.
+# Relations that the DDL of a table makes beside it.
 _BESIDE = {
     **{table: [f"{table}_day"] for table in SNAPSHOTS},
     "page_recommendations": [
@@ -39,15 +39,15 @@ _TYPES = {
 
 
 class TableMismatchError(PermanentError):
-    """A table is not of the shape that is to be written into it."""
+    """A table has other columns than the rows that are to be written."""
 
 
 class LostTableError(PermanentError):
-    """An incremental table was dropped or emptied by someone else, or the registry of its daily aggregates was."""
+    """An incremental table, or the registry of its daily aggregates, was dropped or emptied by another program."""
 
 
 class OutsidePartitionError(PermanentError):
-    """Rows do not belong to the days they were given for."""
+    """Rows are of other days than those they were given for."""
 
 
 def create_table(transaction: Transaction, table: str) -> None:
@@ -63,17 +63,18 @@ def create_marts(transaction: Transaction) -> None:
 
 
 def replace_days(transaction: Transaction, table: str, column: str, days: Sequence[date], files: Iterable[Path]) -> int:
-    """Put the rows of Parquet files in the place of some days of a table.
+    """Replace the rows of some days of a table by those of Parquet files.
 
-    Writers of one table follow each other, readers go on with the old rows until the transaction commits. A missing
-    table is made.
+    Writers of one table wait for each other. Readers see the old rows until the transaction commits. A missing table is
+    made.
 
     Args:
         transaction: the transaction it is part of.
         table: the table.
         column: tells a row's day.
         days: the days, which follow each other.
-        files: their rows, in columns of the table; at least one. A file need not be there before it is its turn.
+        files: Parquet files with their rows, in the columns of the table; at least one. Each is opened when the one
+            before it is done.
 
     Returns:
         how many rows there are now.
@@ -93,10 +94,10 @@ def replace_days(transaction: Transaction, table: str, column: str, days: Sequen
 
 
 def require_columns(transaction: Transaction, table: str, schema: "pa.Schema") -> None:
-    """Refuse a table of other columns than those that are to be written.
+    """Refuse a table with other columns than the rows that are to be written.
 
     Raises:
-        TableMismatchError: it has.
+        TableMismatchError: it has other columns.
     """
     there = columns_of(transaction, table)
     given = {field.name: _TYPES.get(str(field.type), str(field.type)) for field in schema}
@@ -136,10 +137,10 @@ def exists(transaction: Transaction, table: str) -> bool:
 
 
 def require_day(file: Path, column: str, day: date) -> None:
-    """Refuse a Parquet file with rows of another day: a run of that day would then double them.
+    """Refuse a Parquet file with rows of another day: a run of that day would write them a second time.
 
     Raises:
-        OutsidePartitionError: it has some.
+        OutsidePartitionError: it has such rows.
     """
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -159,17 +160,17 @@ def require_day(file: Path, column: str, day: date) -> None:
 def require_marts(transaction: Transaction) -> None:
     """Refuse to work with an incremental table that lost its rows, or the registry of its daily aggregates.
 
-    A day is brought in by its difference, so a run would leave the lost rows lost, or count a day twice whose
-    aggregates were lost. A table and its aggregates get their first rows in one transaction, so one of them has none
-    only if someone else has taken them.
+    A run applies the difference between the new and the old aggregates of a day. So lost rows would stay lost, and a
+    day whose aggregates were lost would count twice. A table and its aggregates get their first rows in one
+    transaction, so one of them is empty only if another program emptied it.
 
     Raises:
-        LostTableError: one was.
+        LostTableError: a table or its aggregates are empty, and the other is not.
     """
     for table in INCREMENTAL:
-        # Dropped by hand, a table is missing until a run has made it anew, without rows.
+        # A table that was dropped is missing until a run makes it again, without rows.
         has = f"exists (select from public.{table})" if exists(transaction, table) else "false"
-        # In one statement: another transaction may commit between two.
+        # One statement for both: another transaction may commit between two.
         [(kept, aggregated)] = transaction.fetch(
             f"select {has}, exists (select from pipeline.lake_files "
             f"where asset = {literal(table)} and superseded_at is null and rows > 0)"

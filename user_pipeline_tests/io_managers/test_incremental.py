@@ -22,7 +22,7 @@ from user_pipeline.engines.duckdb import Engine
 from user_pipeline.io_managers.partitioned import PARTITIONED, File, Partitioned
 from user_pipeline.io_managers.tables import IncrementalIOManager
 from user_pipeline.lake.lake import Lake
-from user_pipeline.lake.registry import LakeFile, partitions_in
+from user_pipeline.lake.partitions import LakeFile, partitions_in
 from user_pipeline.lake.transfer import LostFileError, new_path, put
 from user_pipeline.resources.postgres import Databases, Transaction
 from user_pipeline.resources.postgres_errors import DatabaseUnavailableError

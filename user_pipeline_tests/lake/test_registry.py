@@ -9,7 +9,8 @@ import pytest
 from user_pipeline.lake.identity import FORMAT, FormatError, OtherLakeError
 from user_pipeline.lake.lake import Lake, UnknownAssetError
 from user_pipeline.lake.log import logs, read_log
-from user_pipeline.lake.registry import LakeFile, LostRegistryError, MissingPartitionError, Registry
+from user_pipeline.lake.partitions import LakeFile
+from user_pipeline.lake.registry import LostRegistryError, MissingPartitionError, Registry
 from user_pipeline_tests.platform import Platform
 
 _MONDAY, _TUESDAY = date(2017, 4, 3), date(2017, 4, 4)

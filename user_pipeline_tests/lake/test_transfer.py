@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from user_pipeline.lake.lake import Lake
-from user_pipeline.lake.registry import LakeFile, MissingPartitionError
+from user_pipeline.lake.partitions import LakeFile
+from user_pipeline.lake.registry import MissingPartitionError
 from user_pipeline.lake.transfer import LostFileError, fetch, fetch_all, new_path, put
 from user_pipeline.resources.storage import ObjectStorage
 from user_pipeline.settings import Settings

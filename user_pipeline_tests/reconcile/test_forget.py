@@ -239,21 +239,21 @@ def test_a_run_that_is_overtaken_begins_again(delivered: Platform, monkeypatch: 
     """The aggregates of a day are computed, then the person is forgotten, then they are to be committed."""
     from user_pipeline.io_managers.lake import LakeIOManager
 
-    original = LakeIOManager._store
+    original = LakeIOManager.put_new
     overtaken: list[str] = []
 
-    def store(self: LakeIOManager, asset: str, *arguments: Any) -> Any:
+    def store(self: LakeIOManager, folder: str, *arguments: Any) -> Any:
         if not overtaken:
-            overtaken.append(asset)
+            overtaken.append(folder)
             with delivered.engine() as engine:
                 forget(delivered.lake, engine, [PERSON])
-        return original(self, asset, *arguments)
+        return original(self, folder, *arguments)
 
-    monkeypatch.setattr(LakeIOManager, "_store", store)
+    monkeypatch.setattr(LakeIOManager, "put_new", store)
     monkeypatch.setattr("dagster.RetryPolicy.calculate_delay", lambda self, attempt_num: 0.01)  # noqa: ARG005
     result = delivered.materialize(DAYS[1], select="user_page_views", checks=False)
     assert result.success
-    assert overtaken == ["user_page_views"]
+    assert overtaken == ["daily/user_page_views"]
     # What the first attempt had stored was never registered; it goes with the next call.
     assert set(left(delivered)) <= {"daily/user_page_views"}
     with delivered.engine() as engine:

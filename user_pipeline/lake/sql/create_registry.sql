@@ -8,7 +8,7 @@ begin
     format integer not null,
     is_only_row boolean primary key default true check (is_only_row)
   );
-  -- One row a commit. Whoever commits holds a lock on this table from the new version on, so that commits become
+  -- One row a commit. A transaction locks this table before it takes a version, until it commits: so commits become
   -- visible in the order of their versions.
   create table pipeline.lake_commits (
     version bigint generated always as identity primary key,
@@ -23,7 +23,7 @@ begin
     version bigint not null,
     primary key (asset, day)
   );
-  -- The files of each partition. Those that were replaced stay for a while: somebody may be reading them.
+  -- The files of each partition. Those that were replaced stay for two days: somebody may be reading them.
   create table pipeline.lake_files (
     asset text not null,
     day date not null,

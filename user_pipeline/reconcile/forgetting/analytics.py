@@ -6,7 +6,7 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 from user_pipeline.lake.log import write_log
-from user_pipeline.lake.registry import LakeFile, partitions_in
+from user_pipeline.lake.partitions import LakeFile, partitions_in
 from user_pipeline.lake.transfer import new_path, put
 from user_pipeline.recommendations.day import Snapshot, write_tables
 from user_pipeline.recommendations.history import read_history

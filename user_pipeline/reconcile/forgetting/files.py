@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from user_pipeline.ingest.feeds import FEEDS
 from user_pipeline.ingest.suppression import SUPPRESSED, named_user
-from user_pipeline.lake.registry import LakeFile
+from user_pipeline.lake.partitions import LakeFile
 from user_pipeline.lake.transfer import fetch, new_path, put
 from user_pipeline.resources.postgres import literal
 from user_pipeline.warehouse.incremental import SHARED_FOLDER

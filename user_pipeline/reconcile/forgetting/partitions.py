@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from user_pipeline.lake.registry import LakeFile, partition_lines, partitions_in, register
+from user_pipeline.lake.partitions import LakeFile, partition_lines, partitions_in, register
 
 if TYPE_CHECKING:
     from datetime import date

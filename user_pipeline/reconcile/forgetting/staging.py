@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
-from user_pipeline.ingest.batch import row_hash
 from user_pipeline.ingest.entries import object_id
 from user_pipeline.ingest.feeds import FEEDS, Feed
-from user_pipeline.ingest.manifest import create_manifest
 from user_pipeline.ingest.manifest_log import object_lines
+from user_pipeline.ingest.manifest_tables import create_manifest
+from user_pipeline.ingest.parsed import row_hash
 from user_pipeline.ingest.rejects import create_rejects, replace_rejects
 from user_pipeline.ingest.suppression import SUPPRESSED, suppress
 from user_pipeline.lake.log import write_log
@@ -23,7 +23,7 @@ from user_pipeline.warehouse.tables import exists
 if TYPE_CHECKING:
     import duckdb
 
-    from user_pipeline.lake.registry import LakeFile
+    from user_pipeline.lake.partitions import LakeFile
     from user_pipeline.resources.postgres import Transaction
 
 ASSET = "forget"
