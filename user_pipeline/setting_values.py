@@ -8,21 +8,23 @@ import re
 import shlex
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-BUCKET = re.compile(r"[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]")
-ODD_PREFIX = re.compile(r"[\x00-\x1f\x7f]|(?:^|/)\.{0,2}(?:/|$)")
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]")
+_ODD_PREFIX = re.compile(r"[\x00-\x1f\x7f]|(?:^|/)\.{0,2}(?:/|$)")
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 _OURS = ("USER_PIPELINE_", "DAGSTER_", "AWS_", "PG")
-"""How variables begin that hold what only the pipeline is to know."""
-_SHORTEST_KEY = 16
+"""Prefixes of variables that only the pipeline may read."""
+SHORTEST_KEY = 16
+"""How many characters the key of user ids has at least."""
 
 
 class SecretValueError(ValueError):
-    """The value is so wrong that it cannot be told which part of it is the secret."""
+    """A wrong value that must not be shown: nobody can tell which part of it is the secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Database:
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """Where alerts are posted. Whoever knows the whole URL may post there, so only its host is ever shown.
+    """Where alerts are posted. The URL is a secret: with it one can post there. So only its host is shown.
 
     Attributes:
         url: the ``http(s)://`` URL.
@@ -124,6 +126,59 @@ def is_http(value: str) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.hostname) and re.fullmatch(r"[!-~]+", value) is not None
 
 
+def to_location(value: str, variable: str) -> Location:
+    """A bucket with an optional prefix, or a directory.
+
+    Args:
+        value: ``s3://bucket[/prefix]`` or the path of a directory.
+        variable: the setting.
+    """
+    expected = "s3://bucket[/prefix] or the path of a directory"
+    try:
+        parts = urlsplit(value)
+    except ValueError:
+        raise ValueError(expected) from None
+    if parts.scheme == "s3":
+        if not _BUCKET.fullmatch(parts.netloc):
+            raise ValueError("s3://bucket[/prefix] with a valid bucket name")
+        prefix = parts.path.strip("/")
+        if _ODD_PREFIX.search(prefix) and prefix:
+            raise ValueError("a prefix without empty, '.' or '..' parts and control characters")
+        return Location(variable, f"s3://{parts.netloc}" + (f"/{prefix}" if prefix else ""))
+    if "://" in value:
+        raise ValueError(expected)
+    return Location(variable, str(Path(value).expanduser().absolute()))
+
+
+def to_database(value: str, variable: str, name: str) -> Database:
+    """A Postgres database; the embedded server's if the value is empty.
+
+    Args:
+        value: a ``postgresql://`` URL.
+        variable: the setting.
+        name: of the database on the embedded server.
+    """
+    if not value:
+        return Database(variable, name, None)
+    expected = "postgresql://user:password@host:port/database"
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError:
+        raise SecretValueError(expected) from None
+    if parts.scheme not in ("postgresql", "postgres") or "/" not in value.split("://", 1)[-1]:
+        raise (ValueError if "://" in value else SecretValueError)(expected)
+    # SQLAlchemy knows only the long name of the scheme.
+    return Database(variable, name, SecretStr("postgresql" + value[len(parts.scheme) :]))
+
+
+def to_queue(value: str) -> str | None:
+    """The URL of an SQS queue; None if it is empty."""
+    if value and (not is_http(value) or set("@?#") & set(value) or not urlsplit(value).path.strip("/")):
+        raise ValueError("the URL of an SQS queue, such as https://sqs.eu-west-1.amazonaws.com/123456789012/logs")
+    return value or None
+
+
 def to_expression(value: str) -> str | None:
     """A regular expression that compiles; None if it is empty."""
     try:
@@ -177,8 +232,8 @@ def to_remote(value: str) -> SecretStr | None:
 
 def to_key(value: str) -> SecretStr | None:
     """A secret that is long enough; None if it is empty."""
-    if value and len(value) < _SHORTEST_KEY:
-        raise SecretValueError(f"at least {_SHORTEST_KEY} characters, such as `openssl rand -hex 32` gives")
+    if value and len(value) < SHORTEST_KEY:
+        raise SecretValueError(f"at least {SHORTEST_KEY} characters, such as `openssl rand -hex 32` gives")
     return SecretStr(value) if value else None
 
 

@@ -1,9 +1,10 @@
 """Every setting of the platform: read from the environment once, checked, and typed.
 
-What is unset there may be in the file ``.env`` of the data directory, such as the start date that the demo chose.
+Variables that are unset there may be set in the file ``.env`` of the data directory, as the start date of the demo is.
 
-A wrong value raises :class:`SettingsError`, which names the variable, the value (never a password)
-and what would be right. Nothing here connects to anything.
+A wrong value raises :class:`SettingsError`, which names the variable, the value (never a password) and what would be
+right. Nothing here connects to anything. The module is long because it has one model of all settings, and what is read
+from that model.
 """
 
 import os
@@ -15,7 +16,6 @@ from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -33,22 +33,22 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from user_pipeline.setting_values import (
-    BUCKET,
-    ODD_PREFIX,
     Database,
     Location,
     ObjectLimits,
     SecretValueError,
     Webhook,
     hide_password,
-    is_http,
     to_address,
     to_command,
+    to_database,
     to_expression,
     to_hosts,
     to_kept_days,
     to_key,
+    to_location,
     to_names,
+    to_queue,
     to_remote,
     to_webhook,
 )
@@ -67,12 +67,12 @@ class SettingsError(ValueError):
 
 
 def _setting(variable: str, default: str, description: str) -> Any:  # noqa: ANN401 - as pydantic's Field
-    """A field whose default is written as its variable would be, and read in the same way."""
+    """A field. Its default is written as in the environment, and read in the same way."""
     return Field(default, validation_alias=variable, description=description)
 
 
 def _written(pattern: str, expected: str) -> WrapValidator:
-    """Take what is written as ``pattern`` and the type takes: the type alone takes more, such as ``1_000``."""
+    """Accept what matches ``pattern`` and the type accepts: the type alone accepts more, such as ``1_000``."""
 
     def check(value: str, convert: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
         try:
@@ -255,7 +255,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What :meth:`from_environment` has read, and no other environment or file."""
+        """Only what :meth:`from_environment` has read: no other environment or file."""
         return (init_settings,)
 
     @property
@@ -305,38 +305,13 @@ class Settings(BaseSettings):
         if not value:
             # The data directory is missing if it cannot be used itself.
             return Location(variable_of(name), str(info.data.get("data_dir", Path()) / name))
-        expected = "s3://bucket[/prefix] or the path of a directory"
-        try:
-            parts = urlsplit(value)
-        except ValueError:
-            raise ValueError(expected) from None
-        if parts.scheme == "s3":
-            if not BUCKET.fullmatch(parts.netloc):
-                raise ValueError("s3://bucket[/prefix] with a valid bucket name")
-            prefix = parts.path.strip("/")
-            if ODD_PREFIX.search(prefix) and prefix:
-                raise ValueError("a prefix without empty, '.' or '..' parts and control characters")
-            return Location(variable_of(name), f"s3://{parts.netloc}" + (f"/{prefix}" if prefix else ""))
-        if "://" in value:
-            raise ValueError(expected)
-        return Location(variable_of(name), str(Path(value).expanduser().absolute()))
+        return to_location(value, variable_of(name))
 
     @field_validator("staging", "analytics", "dagster", mode="before")
     @classmethod
     def _database(cls, value: str, info: ValidationInfo) -> Database:
         name = str(info.field_name)
-        if not value:
-            return Database(variable_of(name), name, None)
-        expected = "postgresql://user:password@host:port/database"
-        try:
-            parts = urlsplit(value)
-            _ = parts.port
-        except ValueError:
-            raise SecretValueError(expected) from None
-        if parts.scheme not in ("postgresql", "postgres") or "/" not in value.split("://", 1)[-1]:
-            raise (ValueError if "://" in value else SecretValueError)(expected)
-        # SQLAlchemy knows only the long name of the scheme.
-        return Database(variable_of(name), name, SecretStr("postgresql" + value[len(parts.scheme) :]))
+        return to_database(value, variable_of(name), name)
 
     @field_validator("spark_remote", mode="before")
     @classmethod
@@ -350,14 +325,10 @@ class Settings(BaseSettings):
     @field_validator("source_queue_url", mode="before")
     @classmethod
     def _queue(cls, value: str, info: ValidationInfo) -> str | None:
-        if not value:
-            return None
-        if not is_http(value) or set("@?#") & set(value) or not urlsplit(value).path.strip("/"):
-            raise ValueError("the URL of an SQS queue, such as https://sqs.eu-west-1.amazonaws.com/123456789012/logs")
-        source = info.data.get("source")
-        if source is not None and not source.is_s3:
+        url, source = to_queue(value), info.data.get("source")
+        if url and source is not None and not source.is_s3:
             raise ValueError(f"none, as {source.variable} is a directory: only a bucket tells a queue of its objects")
-        return value
+        return url
 
 
 @cache
@@ -385,11 +356,11 @@ def variable_of(field: str) -> str:
 
 
 _OF_DEPLOYMENTS = ("USER_PIPELINE_CODE_HOST", "USER_PIPELINE_CODE_PORT", "USER_PIPELINE_TAG")
-"""What files below deploy/ use that is nothing to the package."""
+"""Variables of files below deploy/ that the package does not read."""
 
 
 def unknown_variables(environment: Mapping[str, str] = os.environ) -> dict[str, str | None]:
-    """Variables that look like settings and are none, each with the setting whose name is most like it, if any."""
+    """Variables that look like settings and are none, each with the setting with the most similar name, if any."""
     known = [variable_of(field) for field in Settings.model_fields]
     return {
         name: next(iter(get_close_matches(name, known, 1)), None)
@@ -399,7 +370,7 @@ def unknown_variables(environment: Mapping[str, str] = os.environ) -> dict[str, 
 
 
 def _variable(wrong: ErrorDetails) -> str:
-    """The variable of a value that cannot be used; of a default pydantic tells the field."""
+    """The variable of a value that cannot be used; for a default, pydantic gives the field instead."""
     name = str(wrong["loc"][0])
     return variable_of(name) if name in Settings.model_fields else name
 
@@ -412,7 +383,7 @@ def _line(wrong: ErrorDetails, origin: Path | None) -> str:
 
 
 def _pinned(file: Path | None) -> dict[str, str]:
-    """What a file sets; the data directory is where it lies, and cannot be set in it."""
+    """The variables that a file sets, but for the data directory, which the file is in."""
     if file is None or not file.is_file():
         return {}
     from dotenv import dotenv_values

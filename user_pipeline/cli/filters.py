@@ -7,11 +7,11 @@ from contextlib import suppress
 
 import click
 
+from user_pipeline.setting_values import SHORTEST_KEY
 from user_pipeline.settings import variable_of
 
 _KEY = variable_of("user_id_key")
 _PIECE = 2**20
-_SHORTEST_KEY = 16
 
 
 @click.group("filter")
@@ -81,9 +81,9 @@ def access_log(
     if (user_from == "cookie") != bool(cookie):
         raise click.UsageError("--user-from cookie goes with --cookie NAME, and with nothing else.")
     key = os.environ.get(_KEY, "").strip()
-    if len(key) < _SHORTEST_KEY:
+    if len(key) < SHORTEST_KEY:
         raise click.ClickException(
-            f"{_KEY} has to hold a secret of at least {_SHORTEST_KEY} characters, which ids of users are made with: "
+            f"{_KEY} has to hold a secret of at least {SHORTEST_KEY} characters, which ids of users are made with: "
             f"export {_KEY}=$(openssl rand -hex 32)"
         )
     rules = Rules(
@@ -106,7 +106,7 @@ def access_log(
         raise click.UsageError(f"--only and --exclude want regular expressions: {error}") from error
     except FormatError as error:
         raise click.UsageError(f"--format: {error}") from error
-    # Whoever reads the output may stop.
+    # The program that reads the output may stop reading.
     with suppress(AttributeError):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     with open(0, "rb", _PIECE, closefd=False) as lines, open(1, "wb", _PIECE, closefd=False) as output:
