@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> "type[LocalComputeLogManager]":
-    """Import what brings libraries along that most processes do without: a file watcher."""
+    """Import on demand: this one imports a file watcher, which most processes do not need."""
     if name == "LocalComputeLogManager":
         from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 

@@ -1,6 +1,6 @@
-"""Errors that a second try cannot mend, and errors that say more than they may.
+"""Non-retryable errors, and errors without e-mail addresses and secrets.
 
-Dagster is imported where an error is handed to it: the libraries that raise these errors do without it.
+Dagster is imported in the functions that hand an error to it: the libraries that raise these errors do not need it.
 """
 
 from collections.abc import Iterator
@@ -12,15 +12,15 @@ from user_pipeline.settings import SettingsError
 
 
 class PermanentError(Exception):
-    """Something a person has to change first: a setting, a bucket, an object, a table."""
+    """A non-retryable error: a person has to change a setting, a bucket, an object or a table first."""
 
 
 class UnavailableError(Exception):
-    """A store, database or queue does not answer, or broke off; it may do better later."""
+    """A store, database or queue does not answer, or the connection broke off. It may answer later."""
 
 
 class MaskedError(Exception):
-    """Stands for an error whose message, or that of one of its causes, held an e-mail address or a secret."""
+    """Replaces an error if its message, or that of one of its causes, holds an e-mail address or a secret."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(f"{type(error).__module__}.{type(error).__qualname__}: {mask(str(error))}")
@@ -28,9 +28,9 @@ class MaskedError(Exception):
 
 @contextmanager
 def masked() -> Iterator[None]:
-    """Inside it, no error names an e-mail address or a secret.
+    """Inside it, errors with an e-mail address or a secret are replaced by a :class:`MaskedError`.
 
-    S3 repeats the token of a request it refuses, the engine the value it cannot convert.
+    S3 repeats the token of a request that it refuses, and the engine the value that it cannot convert.
 
     Raises:
         KeyboardInterrupt: the process was told to stop meanwhile.

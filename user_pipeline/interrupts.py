@@ -52,12 +52,12 @@ def watched() -> Iterator[None]:
 
 
 def _cancel_when_told(ended: threading.Event) -> None:
-    # A call that is cancelled just before it begins goes on, so it is cancelled again.
+    # A call that has not begun yet cannot be cancelled, so this is repeated.
     while not ended.wait(_LOOK):
         if is_told():
             with _cancelling:
                 for cancel in _cancels.values():
-                    # What is cancelled may come to an end of its own at the same moment.
+                    # The call may end by itself at the same moment.
                     with suppress(Exception):
                         cancel()
 
@@ -101,7 +101,7 @@ def off_main_thread(call: Callable[[], Result]) -> Result:
         try:
             wait([future])
         except BaseException as error:  # noqa: BLE001 - raised below
-            # Whoever called closes next what the call uses.
+            # Raised after the call has ended: the caller closes what the call uses.
             interrupt = error
     if interrupt:
         raise interrupt

@@ -1,4 +1,4 @@
-"""Which processes of a checkout live: runs, Dagster's daemon, its web server, ``user-pipeline up``.
+"""Which processes of a checkout are alive: runs, Dagster's daemon, its web server, ``user-pipeline up``.
 
 Each holds an exclusive ``flock`` on a file of its own in ``<data directory>/dagster/alive``. The kernel takes it back
 when the process ends, however that happens, so neither a kill nor a reboot leaves one that seems to live, and a number
@@ -43,7 +43,7 @@ class Living:
 
 
 def hold(name: str, *, inherited: bool = False) -> bool:
-    """Say that this process is ``name``, until it ends or :func:`release` is called.
+    """Take the lock ``name`` for this process, until it ends or :func:`release` is called.
 
     Args:
         name: of a file in the directory.
@@ -98,7 +98,7 @@ def lives(name: str) -> bool | None:
 
 
 def living() -> list[Living]:
-    """Everything that lives. What was killed is forgotten, but for runs, which run monitoring still has to fail."""
+    """All processes that are alive. Files of killed ones are removed, but those of runs are left to run monitoring."""
     try:
         names = sorted((path.name for path in _path("").iterdir()), key=lambda name: (name != UP, name))
     except FileNotFoundError:
@@ -110,7 +110,7 @@ def living() -> list[Living]:
 
 
 def end(processes: Sequence[Living], patience: float) -> None:
-    """Have processes end: first they are asked to, and those that have not done so in time are killed.
+    """End processes: with SIGTERM first; those that do not end in time are killed.
 
     Args:
         processes: which.

@@ -31,7 +31,7 @@ _SECRET_VARIABLES = (
 _TOKEN = re.compile(r"^sc://.*[;/]token=([^;]+)")
 _SHORTEST_SECRET = 4
 _LOOKED_AT = 400
-"""So many characters more than are shown are looked at for an address: cut off before its @, it would not be found."""
+"""How many characters beyond those shown are searched for an address, which is only found with its @."""
 
 
 def mask_emails(text: str) -> str:
@@ -60,7 +60,7 @@ def mask_key(key: str) -> str:
 def printable(text: str) -> str:
     r"""A text on one line, with escapes such as ``\n`` for line ends, terminal controls and marks of text direction.
 
-    Object keys are chosen by whoever delivers.
+    Object keys are not ours: they may hold anything.
     """
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
@@ -68,8 +68,7 @@ def printable(text: str) -> str:
 def mask(text: str, current: Settings | None = None) -> str:
     """``text`` with ``***`` for e-mail addresses and for every secret among the settings and AWS variables.
 
-    Nothing should hold a secret to begin with; this is for what others say (S3, drivers, the engine) and for what
-    leaves the platform.
+    Our own texts hold no secrets. This is for messages of S3, drivers and the engine, and for what leaves the platform.
     """
     text = _REPEATED.sub(r"<\1>***</\1>", text)
     for secret in sorted(_secrets(current), key=len, reverse=True):
@@ -81,7 +80,7 @@ def _secrets(current: Settings | None) -> set[str]:
     found = {os.environ.get(name, "") for name in _SECRET_VARIABLES}
     try:
         current = current or settings.current()
-    except SettingsError:  # which is what is being told, and holds no secret
+    except SettingsError:  # its message is what is masked, and holds no secret
         return {secret for secret in found if len(secret) >= _SHORTEST_SECRET}
     for _, setting in current:
         if isinstance(setting, SecretStr):
@@ -94,5 +93,5 @@ def _secrets(current: Settings | None) -> set[str]:
             found |= {value for name in ("password", "sslpassword") for value in query.get(name, [])}
             if isinstance(setting, Webhook):
                 found |= {url, parts.path, parts.query}
-    # A shorter one would make a riddle of every sentence and is no secret.
+    # Shorter values are skipped: masking them garbles ordinary text.
     return {secret for secret in found if len(secret) >= _SHORTEST_SECRET}

@@ -1,7 +1,7 @@
-"""On Dagster's command line a mistake is one or two lines, not a traceback.
+"""Short error messages instead of tracebacks on Dagster's command line.
 
-Dagster's commands let errors of definitions, selections and partitions through to Python. Loading the definitions has
-those that a user can put right written as a sentence; all others keep their traceback.
+Dagster's commands print errors of definitions, selections and partitions with a traceback. Once the definitions are
+loaded, errors that a user can fix are printed as a sentence; all others keep their traceback.
 """
 
 import re
@@ -21,7 +21,7 @@ _Hook = Callable[[type[BaseException], BaseException, TracebackType | None], obj
 
 
 def install() -> None:
-    """Have this process say in short what ends it, from now on."""
+    """Print short messages for errors that end this process, from now on."""
     if not isinstance(sys.excepthook, _Short):
         sys.excepthook = _Short(sys.excepthook)
 
@@ -39,7 +39,7 @@ class _Short:
 
 
 def sentence(error: BaseException) -> str | None:
-    """What is wrong and what would be right; None for an error that is nobody's mistake, or not known."""
+    """What is wrong and what would be right; None for an error that a user cannot fix, or that is not known."""
     if isinstance(error, settings.SettingsError | PermanentError):
         return str(error)
     if _NO_DAY in str(error):

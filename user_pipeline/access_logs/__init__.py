@@ -1,7 +1,7 @@
 """Access logs of web servers as page views: lines in, lines of the feed out."""
 
 RULES = "1"
-"""Whoever changes what becomes of a line raises it."""
+"""The version of the rules. It is raised when another line becomes a page view, or becomes another one."""
 
 
 def version() -> str:

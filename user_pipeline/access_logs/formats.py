@@ -98,7 +98,7 @@ def _apache(text: str) -> Iterator[tuple[str, str]]:
         if plain == "%":
             yield "", "%"
         elif plain == "t":
-            # It brings its brackets.
+            # Its value includes the brackets.
             yield "", "["
             yield "time_local", ""
             yield "", "]"

@@ -34,9 +34,10 @@ _ESCAPE = re.compile(r'\\(?:x([0-9a-fA-F]{2})|(["\\]))')
 _TARGET = re.compile(r"(\S+) (?:https?://[^/ ]+)?(/\S*)(?: HTTP/\d(?:\.\d)?)?")
 _NONE = ("", "-")
 LONGEST_LINE = 8 * 2**20
-"""A longer line goes through as it is: one without an end must not fill memory."""
+"""A longer line goes through unchanged: a line without an end must not fill memory."""
 _LONGEST_AGENT = 512
-"""The list of bots takes 20 microseconds for each character, and whoever asks for a page chooses how many there are."""
+"""How many characters of an agent are compared with the list of bots: each takes 20 microseconds, and a client
+chooses how many it sends."""
 _CACHED = 65_536
 
 

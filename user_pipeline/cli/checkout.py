@@ -1,4 +1,4 @@
-"""What commands need that start Dagster: its two files, in the directory they are run in."""
+"""Checks of commands that start Dagster: its two files are in the working directory."""
 
 import os
 from contextlib import suppress

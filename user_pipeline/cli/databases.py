@@ -23,14 +23,14 @@ def env() -> None:
     Starts the embedded Postgres if a setting resolves to it. Passwords of databases are printed as they are;
     AWS_* variables, the webhook of alerts and the key of user ids are not printed.
     """
-    # All of it before any is printed: a server that does not start leaves no half.
+    # All lines before any is printed: if the server does not start, nothing is.
     lines = [_shell(field, value) for field, value in settings.current() if value not in (None, ())]
     for line in lines:
         click.echo(line)
 
 
 def _shell(field: str, value: object) -> str:
-    """What a setting resolves to as a line of shell, below what it means."""
+    """A setting as a line of shell, under a comment with its description."""
     variable = settings.variable_of(field)
     meaning = f"# {settings.Settings.model_fields[field].description}\n"
     match value:
@@ -47,7 +47,7 @@ def _shell(field: str, value: object) -> str:
             text = ",".join(value)
         case _:
             text = str(value)
-    # Always quoted, so that the lines look alike.
+    # Always quoted, so that all lines have the same form.
     return f"{meaning}export {variable}=" + (f"'{text}'" if shlex.quote(text) == text else shlex.quote(text))
 
 

@@ -1,4 +1,4 @@
-"""The demo: a range of days through Dagster with a progress display, then what came out."""
+"""The demo: materialize a range of days with a progress display, then show the results."""
 
 import os
 import re
@@ -55,7 +55,7 @@ def run_demo(settings: Settings, days: int) -> None:
         _show_rows(console, databases.analytics, "page_recommendations", "user_id, rank", 3)
     finally:
         databases.close()
-    # As it was called: without an activated environment it is .venv/bin/user-pipeline.
+    # The way it was called: without an activated environment that is .venv/bin/user-pipeline.
     program = sys.argv[0] if Path(sys.argv[0]).name == "user-pipeline" else "user-pipeline"
     program = os.path.relpath(program) if Path(program).is_absolute() else program
     console.print(
@@ -144,7 +144,7 @@ def _show_objects(console: Console, lake: Lake) -> None:
         manifest = Manifest(feed, lake.staging)
         account, reasons = manifest.account(), Counter(manifest.reasons())
         numbers = [account[name] for name in ("objects", "lines", "rows", "rejected", "blank", "header")]
-        # Of equals the one that is documented first.
+        # Of equally frequent reasons, the one that is documented first.
         most = max(reasons, key=lambda reason: (reasons[reason], -REASONS.index(reason)), default="")
         table.add_row(feed.name, *(f"{number:,}" for number in numbers), most)
     _show(console, table)

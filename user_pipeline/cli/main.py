@@ -23,7 +23,7 @@ from user_pipeline.resources import embedded_postgres as postgres
 
 
 class _Group(click.Group):
-    """Says in one line what a user can put right, instead of a traceback."""
+    """Prints errors that a user can fix in one line, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - the interface's
         try:
@@ -57,7 +57,7 @@ def main(context: click.Context) -> None:
     lives under ./data, in an embedded PostgreSQL 18 that starts when it is first needed.
     """
     if context.invoked_subcommand == filters.name:
-        return  # it writes no file, and is started where the settings are not
+        return  # it writes no file, and runs without the settings
     for name, like in settings.unknown_variables().items():
         click.echo(f"Warning: {name} is no setting{f'; is {like} meant?' if like else '.'}", err=True)
     # The command that needs the settings says what is wrong with them; its --help needs none.

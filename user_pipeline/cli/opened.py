@@ -1,4 +1,4 @@
-"""What several commands share: the lake with its databases, and options that are days."""
+"""What several commands share: the lake with its databases, and options for days."""
 
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING

@@ -15,7 +15,7 @@ from user_pipeline.cli.opened import FIRST, LAST, opened_lake
 def verify(first: datetime | None, last: datetime | None) -> None:
     """Compare what is stored with a full recompute from the lake; exit with 1 if anything differs.
 
-    Every day whose raw partition is in the lake is computed anew from what was delivered and compared with the
+    Every day whose raw partition is in the lake is computed again from what was delivered and compared with the
     tables of both databases, row by row and column by column. The differences are printed with the commands
     that repair them; people's names and e-mail addresses are not.
 

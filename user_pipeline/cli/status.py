@@ -1,4 +1,4 @@
-"""``user-pipeline status``: how the platform is, on one screen."""
+"""``user-pipeline status``: the state of the platform on one screen."""
 
 import json
 import sys
@@ -43,7 +43,7 @@ class Status:
 
     @property
     def problems(self) -> list[str]:
-        """What somebody has to look at."""
+        """What needs attention."""
         found = [f"{service.setting}: {service.problem}" for service in self.services if service.problem]
         if self.stored:
             found += [
@@ -94,7 +94,7 @@ def status(*, as_json: bool, only_services: bool) -> None:
 
 
 def collect(*, only_services: bool = False) -> Status:
-    """Look at everything; at what is behind a service only if it answers."""
+    """Collect the state of everything; what needs a service only if that answers."""
     from user_pipeline.lake.lake import Lake
     from user_pipeline.reconcile.services import Service, services
     from user_pipeline.reconcile.status import stored
@@ -104,7 +104,7 @@ def collect(*, only_services: bool = False) -> Status:
     current = settings.current()
     embedded = current.data_dir / "postgres"
     if current.uses_embedded_postgres and not embedded.is_dir():
-        # Other commands make it. Who only asks how things are gets no new database cluster.
+        # Other commands make the cluster. Showing the status does not.
         nothing = "not made yet: `user-pipeline demo` or `user-pipeline up` does"
         return Status([Service("embedded Postgres", "USER_PIPELINE_DATA_DIR", str(embedded), nothing)])
     storage = ObjectStorage(current)
@@ -141,7 +141,7 @@ def _screen(found: Status) -> Iterable[str]:
         mark = "FAIL" if service.problem else "ok"
         yield f"{mark:<5}{service.name:<10} {service.setting:<28} {service.value}"
         for text in (service.problem or "").splitlines():
-            # A remedy stands at the end of a message: it goes on on the next line.
+            # The remedy is at the end of a message, so long messages are wrapped.
             for start in range(0, len(text), _WIDTH - 5):
                 yield f"     {text[start : start + _WIDTH - 5]}"
     if found.stored:

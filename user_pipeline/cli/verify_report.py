@@ -1,4 +1,4 @@
-"""Tell a person what a verification found, and which commands put it right."""
+"""Print what a verification found, and the commands that repair it."""
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date, timedelta
@@ -6,7 +6,7 @@ from datetime import date, timedelta
 from user_pipeline.reconcile.comparing import KINDS, LOST, Comparison
 
 _REBUILT = ("rejected_lines", "users", "files of users", "user_page_views", "files of user_page_views")
-"""Tables that materializing a day changes by the difference, or not at all."""
+"""Tables that need a full refresh: materializing a day applies only its difference, or changes nothing."""
 _DAYS_SHOWN = 20
 _MATERIALIZE = (
     "dagster asset materialize -m user_pipeline.definitions "
@@ -53,14 +53,14 @@ def report(comparisons: Iterable[Comparison], say: Callable[[str], None]) -> boo
 
 
 def _repairs(wrong: Sequence[Comparison]) -> list[str]:
-    """The commands that bring back equality, in the order to run them."""
+    """The commands that repair the differences, in the order to run them."""
     differences = [difference for compared in wrong for difference in compared.differences]
     commands = []
     if any(difference.kind == LOST for difference in differences):
         commands.append(
             "# Restore the part files from a backup of the lake, or deliver their objects under other names."
         )
-    # First: a day is then brought in by its difference from aggregates that the tables agree with.
+    # Before the days are materialized: these apply differences from the aggregates, which the tables must fit.
     if any(compared.table in _REBUILT for compared in wrong):
         commands.append("user-pipeline rebuild")
     for days in _ranges(sorted({difference.day for difference in differences if difference.day})):

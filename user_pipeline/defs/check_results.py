@@ -1,4 +1,4 @@
-"""What all checks are made of."""
+"""What checks share: evaluation by day, specs, results."""
 
 from collections.abc import Callable, Sequence
 from datetime import date
@@ -13,9 +13,9 @@ from user_pipeline.reconcile.accounts import between
 from user_pipeline.resources.postgres import Postgres, quote
 
 NAMED = 20
-"""How many offenders a result names."""
+"""How many problems a result lists."""
 _LONGEST = 500
-"""So many characters of each: a url may be megabytes long, and results are kept for good."""
+"""How many characters of each are shown: a url may be megabytes long, and results are not deleted."""
 
 
 def evaluate_days(
@@ -23,9 +23,8 @@ def evaluate_days(
 ) -> list[dg.AssetCheckResult]:
     """Evaluate checks for the days of the run, and tell Dagster the result of each single day.
 
-    A result stands for the partition of the run or for none, so after a run of a range, though it be of one day,
-    Dagster would show each of its days as skipped. The days are looked at one by one only if they do not all pass
-    together.
+    A result is of the partition of the run or of none. So after a run of a range, even of one day, Dagster would show
+    each of its days as skipped. The days are evaluated one by one only if they do not pass together.
     """
     days = [date.fromisoformat(key) for key in context.partition_keys]
     results = evaluate(days)
@@ -33,7 +32,7 @@ def evaluate_days(
         same = len(days) == 1 or all(result.passed for result in results)
         for day in days:
             for result in results if same else evaluate([day]):
-                # Known since result_of made it.
+                # result_of always sets both.
                 assert result.asset_key is not None  # noqa: S101 - for the type checker
                 assert result.check_name is not None  # noqa: S101 - for the type checker
                 context.op_execution_context.log_event(  # taken, though its annotation leaves evaluations out
@@ -51,7 +50,7 @@ def evaluate_days(
 
 
 def spec(asset: str, name: str, description: str, *, blocking: bool = True) -> dg.AssetCheckSpec:
-    """A check of a daily asset; one that blocks keeps what is made from the asset from being made."""
+    """The spec of a check of a daily asset; if a blocking check fails, what is downstream is not materialized."""
     return dg.AssetCheckSpec(name, asset=asset, description=description, blocking=blocking, partitions_def=DAILY)
 
 

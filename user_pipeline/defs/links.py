@@ -1,6 +1,6 @@
-"""From an asset in the UI to its code, and to the page of the documentation that tells of it.
+"""Links from an asset in the UI to its code and to its page of the documentation.
 
-Both are files of the checkout, which the UI opens in an editor; an installed package shows neither.
+Both are files of the checkout, which the UI opens in an editor. An installed package has no links.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ _PAGES = {
     "recommendation_quality": "recommendations.md",
     "page_recommendations_csv": "recommendations.md",
 }
-"""The page of each group, and of each asset that is told of elsewhere."""
+"""The page of each group, and of assets that are described on another page."""
 
 
 def links(asset: str, group: str, code: Path | None = None, line: int = 1) -> dict[str, Any]:

@@ -21,10 +21,14 @@ class ReversedRangeError(PermanentError):
 
 
 class Days(dg.DailyPartitionsDefinition):
-    """Days, and no range that ends before it begins: for Dagster that is one without days, and a run of nothing."""
+    """Days, without ranges that end before they begin: Dagster would take one for empty, and run nothing."""
 
     def get_partition_keys_in_range(self, partition_key_range: dg.PartitionKeyRange) -> Sequence[str]:
-        """The days of a range; in a step an error of it is not tried again."""
+        """The days of a range; in a step, the error is not retried.
+
+        Raises:
+            ReversedRangeError: the range ends before it begins.
+        """
         first, last = partition_key_range.start, partition_key_range.end
         if self.start_time_for_partition_key(last) < self.start_time_for_partition_key(first):
             with never_retried():
@@ -32,7 +36,11 @@ class Days(dg.DailyPartitionsDefinition):
         return super().get_partition_keys_in_range(partition_key_range)
 
     def get_partition_subset_in_time_window(self, time_window: dg.TimeWindow) -> Any:  # noqa: ANN401 - Dagster's own
-        """What Dagster asks for the days of a run before it makes the run: the earliest moment to refuse them."""
+        """The days of a time window. Dagster calls it before it makes a run, so the range is refused early.
+
+        Raises:
+            ReversedRangeError: the window ends before it begins.
+        """
         if time_window.end <= time_window.start:
             last = time_window.end - timedelta(days=1)
             raise ReversedRangeError(f"{time_window.start:%Y-%m-%d}", f"{last:%Y-%m-%d}")

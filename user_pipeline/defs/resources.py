@@ -21,11 +21,11 @@ from user_pipeline.resources.storage import ObjectStorage
 
 
 class EngineResource(dg.ConfigurableResource[Engine]):
-    """What USER_PIPELINE_ENGINE names; its scratch files go with the run."""
+    """The engine that USER_PIPELINE_ENGINE names; its scratch files are removed at the end of the run."""
 
     @contextmanager
     def yield_for_execution(self, _context: dg.InitResourceContext) -> Iterator[Engine]:
-        """One engine a run. As long as it is there, the run ends when it is told to."""
+        """One engine a run. While it is open, signals are watched, so that the run ends when it is told to stop."""
         with open_engine(settings.current()) as opened, watched(), cancelled_by(opened.interrupt):
             yield opened
 
@@ -62,9 +62,9 @@ class LakeResource(dg.ConfigurableResource[Lake]):
         return Lake(self.storage, self.databases)
 
 
-# Configured at launch, though there is nothing to configure: IO managers then get the objects that assets and checks
-# get. Each would make its own of a resource that is configured already. Any, because Dagster's annotation has the
-# resources here, not what they make.
+# Configured at launch, although there is nothing to configure: so IO managers get the same objects as assets and
+# checks. Of a resource that is configured already, each IO manager would make a copy. Any, because Dagster annotates
+# these parameters with the resources and not with what they give.
 _ENGINE: Any = EngineResource.configure_at_launch()
 _STORAGE: Any = StorageResource.configure_at_launch()
 _DATABASES: Any = DatabasesResource.configure_at_launch()

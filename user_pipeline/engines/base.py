@@ -1,4 +1,4 @@
-"""What an engine is: it works on the rows of the lake. Whatever it is, it has DuckDB inside the run's process as well.
+"""The interface of engines, which work on the rows of the lake. Each has DuckDB inside the run's process as well.
 
 What an engine is given to do elsewhere (:data:`Work`, :data:`Fetch`, :data:`Put`) gets an engine to do it with: this
 one, or one on another machine. So it has to be a function of a module, or an object that can be pickled.
@@ -33,7 +33,7 @@ Work: TypeAlias = Callable[["Engine", Item], Result]
 Fetch: TypeAlias = Callable[["Engine", Item], Sequence[Path]]
 """Brings the Parquet files of an item to the machine that it is called on."""
 Put: TypeAlias = Callable[["Engine", Path, int], Result]
-"""Stores a local Parquet file of so many rows, and tells where."""
+"""Stores a local Parquet file, whose number of rows is given, and returns where it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +52,14 @@ class Made:
 
 
 class Engine(ABC):
-    """Works on rows: in this process, with DuckDB connections that share one memory limit, and where the engine does.
+    """Works on rows: with DuckDB connections in this process that share one memory limit, and on its own workers.
 
     Use it as a context manager: leaving it closes the connections and removes the scratch directory.
     Relations and lazy frames made from a connection are valid until then.
 
     Attributes:
-        parallel: into how many times more pieces than DuckDB needs work is cut.
-        most_files: of more files than this a partition is slow to read.
+        parallel: how many times more pieces than for DuckDB work is divided into.
+        most_files: a partition of more files than this is slow to read.
     """
 
     parallel: ClassVar[int] = 1
@@ -107,7 +107,7 @@ class Engine(ABC):
         """The setting that says where it works, and what that is, without secrets."""
 
     def probe(self) -> None:
-        """See that it can work; whatever keeps it from that is raised."""
+        """Check that it can work; raises the error that prevents it."""
         self.connect().execute("select 1")
 
     @property
@@ -131,7 +131,7 @@ class Engine(ABC):
         return self._scratch.path
 
     def new_scratch(self, name: str) -> Path:
-        """A new empty directory below :attr:`scratch`; whoever asks for it removes it when done."""
+        """A new empty directory below :attr:`scratch`; the caller removes it."""
         return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.scratch))
 
     def read(self, files: Sequence[Path]) -> Frame:
@@ -206,13 +206,13 @@ class Engine(ABC):
         if self._root is None:
             self._root = duckdb.connect(
                 config={
-                    # A quarter is left for what the engine does not count: what it hands over, and what its allocator
-                    # holds back. A day of ten million views took 0.6 GB more than it was allowed.
+                    # A quarter is left for memory that DuckDB does not count: results, and what its allocator keeps. A
+                    # day of ten million views took 0.6 GB more than the limit.
                     "memory_limit": f"{self.memory_limit * 3 // 4 // 1000}KB",
                     "temp_directory": str(self.scratch / "spill"),
-                    # Order is asked for where it matters; keeping it elsewhere costs memory.
+                    # Order is asked for where it matters: keeping it costs memory.
                     "preserve_insertion_order": False,
-                    # It takes a file that is replaced within a second for the one it was before.
+                    # The cache mistakes a file that is replaced within a second for the old one.
                     "enable_external_file_cache": False,
                     # Extensions come from the network, which a deployment may not have.
                     "autoinstall_known_extensions": False,

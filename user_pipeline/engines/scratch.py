@@ -81,7 +81,7 @@ def _take(descriptor: int) -> bool | None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a directory whose lock is held, and then the lock: without it nobody would know whose it is."""
+    """Remove a directory whose lock is held. The lock comes last: without it the directory would never be swept."""
     shutil.rmtree(path, ignore_errors=True)
     if not os.path.lexists(path):
         path.with_name(path.name + _LOCK).unlink(missing_ok=True)

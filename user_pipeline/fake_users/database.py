@@ -18,7 +18,7 @@ def write(table: pa.Table, path: Path, *, name: str, columns: Sequence[Column]) 
 
     Args:
         table: the rows.
-        path: the file to make; nobody may know of it yet, so it is written without a journal.
+        path: the file to make. It is written without a journal, so nobody may use it before it is done.
         name: name of the table.
         columns: its columns, in the order of ``table``.
     """

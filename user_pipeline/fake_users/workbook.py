@@ -74,7 +74,7 @@ def write(table: pa.Table, path: Path, *, title: str, rows_per_sheet: int = ROWS
 
 def _refuse_long_texts(table: pa.Table) -> None:
     for column in (column for column in table.columns if pa.types.is_string(column.type)):
-        # An escape takes the place of one character by seven.
+        # An escape replaces one character by seven.
         candidates = column.filter(pc.greater(pc.utf8_length(column), LONGEST_TEXT // 7))
         longest = max((len(_escape(text)) for text in candidates.to_pylist()), default=0)
         if longest > LONGEST_TEXT:
@@ -111,7 +111,7 @@ def _width(column: pa.ChunkedArray, name: str) -> float:
 
 
 class _UndatedZip(zipfile.ZipFile):
-    """A zip archive whose entries carry no time of their own, whoever writes them."""
+    """A zip archive whose entries all have the same time."""
 
     def writestr(  # type: ignore[override]  # openpyxl gives a name and the content, nothing else
         self, zinfo_or_arcname: str, data: bytes | str

@@ -1,4 +1,4 @@
-"""The Dagster instance of a checkout, whose processes can be told to live, and a launcher that asks."""
+"""The Dagster instance of a checkout, whose processes hold locks while they live, and a launcher that reads these."""
 
 import os
 from typing import Any

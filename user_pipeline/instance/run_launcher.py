@@ -1,7 +1,7 @@
-"""Runs inside the code server's container, watched: a container that dies takes its runs with it, and someone notices.
+"""A launcher of runs in the container of the code server that tells whether a run lives.
 
-Dagster's own launcher for this arrangement starts runs as processes of the code server and cannot tell later whether
-they live. A run whose container was replaced then stays "started" for ever, and the sensor takes its days for busy.
+Dagster's own launcher for this starts runs as processes of the code server and cannot tell later whether they live. A
+run whose container was replaced would stay "started", and the sensor would take its days for in progress.
 """
 
 from dagster import DagsterRun

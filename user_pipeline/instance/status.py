@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 import dagster as dg
 
 from user_pipeline.dagster_internals import AssetCheckExecutionRecordStatus
+from user_pipeline.defs.common import partition_range
 from user_pipeline.masking import shorten
 
 _LONGEST = 300
@@ -18,7 +19,15 @@ _LONGEST = 300
 
 @dataclass(frozen=True, slots=True)
 class LastRun:
-    """The run that was made last; ``seconds`` is None for one that has not begun, or not ended."""
+    """The run that was made last.
+
+    Attributes:
+        run_id: its id.
+        job: its job; ``assets`` for a run of a selection of assets.
+        status: as Dagster names it, such as SUCCESS.
+        days: its partition, or its range as ``first...last``; empty for none.
+        seconds: how long it took; None for a run that has not begun, or not ended.
+    """
 
     run_id: str
     job: str
@@ -29,7 +38,15 @@ class LastRun:
 
 @dataclass(frozen=True, slots=True)
 class FailedCheck:
-    """A check whose latest evaluation failed; ``severity`` is ERROR or WARN."""
+    """A check whose latest evaluation failed.
+
+    Attributes:
+        asset: its asset.
+        check: its name.
+        severity: ERROR or WARN.
+        day: the partition that was evaluated; None for a check without.
+        description: what is wrong, shortened, with addresses masked.
+    """
 
     asset: str
     check: str
@@ -40,13 +57,13 @@ class FailedCheck:
 
 @contextmanager
 def opened() -> Iterator[dg.DagsterInstance | None]:
-    """The instance that Dagster's commands share here; None where each would make one that is gone when it ends."""
+    """The instance that Dagster's commands share here; None where each would make a temporary one."""
     here = Path("dagster.yaml")
     if os.environ.get("DAGSTER_HOME"):
         with dg.DagsterInstance.get() as instance:
             yield instance
     elif here.is_file():
-        # As Dagster's commands do: what it says, without its directory, in which Dagster would leave files.
+        # As Dagster's commands do: with its content, and another directory, as Dagster would leave files in this one.
         with TemporaryDirectory() as home:
             shutil.copy(here, home)
             with dg.DagsterInstance.from_config(home) as instance:
@@ -62,14 +79,13 @@ def last_run(instance: dg.DagsterInstance) -> LastRun | None:
         return None
     [record] = records
     run = record.dagster_run
-    day = run.tags.get("dagster/partition")
-    first, last = (run.tags.get(f"dagster/asset_partition_range_{end}", day) for end in ("start", "end"))
+    first, last = partition_range(run.tags)
     began, ended = record.start_time, record.end_time
     return LastRun(
         run.run_id,
         "assets" if run.job_name.startswith("__ASSET_JOB") else run.job_name,
         run.status.value,
-        "" if first is None else str(first) if first == last else f"{first}...{last}",
+        first or "" if first == last else f"{first}...{last}",
         ended - began if began and ended else None,
     )
 

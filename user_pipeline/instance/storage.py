@@ -1,7 +1,7 @@
 """Dagster's own records on a laptop: in Postgres, the embedded one unless ``DAGSTER_POSTGRES_URL`` is set.
 
 ``dagster.yaml`` names these classes. Neither has any configuration, so what Dagster hands to code servers
-and run workers holds no address and no password: each process resolves the settings anew.
+and run workers holds no address and no password: each process reads the settings itself.
 """
 
 import json

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 
-# The largest count that fits a cell of two bytes.
+# The largest count that fits in a cell of two bytes.
 WIDEST = int(np.iinfo(np.uint16).max)
 # Pages whose rows are searched at a time: few, so that they stay in the cache.
 ROWS = 32

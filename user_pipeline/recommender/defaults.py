@@ -51,11 +51,11 @@ class Parameters:
 
 
 EASE = Parameters()
-# Discoveries of so many days are the trend.
+# The discovery trend counts the discoveries of this many days.
 TREND_DAYS = 7
-# What is chosen where the past does not tell.
+# The model if playback shows no clearly better one.
 DEFAULT = Parameters(100.0, 0.3, 0.5, 1.0)
-# What is chosen from: popularity, the trend alone, and some of the family.
+# The candidates of playback: popularity, the trend alone, and some models of the family.
 CANDIDATES = (
     Parameters(DEFAULT.regularisation, DEFAULT.long_range, DEFAULT.direction, personal=False),
     Parameters(DEFAULT.regularisation, DEFAULT.long_range, DEFAULT.direction, 1.0, personal=False),

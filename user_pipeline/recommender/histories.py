@@ -20,7 +20,7 @@ TREND = 10.0
 LEAST_TREND = 0.01
 # How much a page counts is a multiple of this. Like weights it makes sums exact, here in float64.
 QUANTUM = 2.0**-20
-# Of so many sums a standard deviation is estimated, to 4 % of it.
+# From how many sums a standard deviation is estimated; the error is 4 %.
 WIDTH = 256
 # Users whose scores are measured at a time.
 USERS = 1024

@@ -22,8 +22,8 @@ def run_blocks(work: Callable[[Item], Result], items: Iterable[Item], n_threads:
     """``map(work, items)`` on threads, in order, with no more items alive than twice the threads.
 
     NumPy and SciPy release the interpreter's lock inside their loops, so threads are enough. A plain
-    ``Executor.map`` would draw every item first, and with it all their memory. One item waits for each thread,
-    lest it be idle until the oldest of the others is done.
+    ``Executor.map`` would draw every item first, and with it all their memory. One item waits for each thread, so
+    that no thread is idle until the oldest of the others is done.
     """
     limit = 2 * threads(n_threads)
     waiting: deque[Future[Result]] = deque()

@@ -5,7 +5,8 @@ the first time on the day after, and is judged by how many of these pages it fou
 day it recommends on: views, who had seen what, the discovery trend, and which pages could be shown. Weights are learned
 once for two weeks of such days, as of the first of them.
 
-It is a race: who is clearly behind the best after some hundred users drops out, which saves most of the time.
+It is a race: a candidate that is clearly behind the best after some hundred users drops out, which saves most of the
+time.
 
 The choice is a function of the views up to the last day, and of nothing else.
 """
@@ -28,15 +29,15 @@ from user_pipeline.recommender.weights import fit
 
 # Microseconds.
 DAY = 86_400_000_000
-# As many days are played back at most, and fewer if the latest have so many users to judge by.
+# How many days are played back at most; fewer, once the latest days have so many users to judge by.
 DAYS, USERS = 28, 4000
-# Users of a day, so that no day decides alone.
+# How many users of a day are judged at most, so that no single day decides.
 USERS_OF_DAY = 1000
-# Days that share weights: learning takes most of the time.
+# How many days share weights: learning takes most of the time.
 LEARNED_DAYS = 14
-# With fewer users to judge by nothing is chosen.
+# With fewer users to judge by, the default is taken.
 FEWEST_USERS = 100
-# Once a candidate was judged by so many users it may drop out.
+# A candidate may drop out once it was judged by this many users.
 FIRST_USERS = 500
 Int: TypeAlias = NDArray[np.integer]
 
@@ -47,7 +48,7 @@ class Past:
 
     Attributes:
         user: user codes, a row for each user, page and day (or for each view).
-        page: page codes, likewise.
+        page: page codes, of the same rows.
         time: when, in microseconds; the day is ``time // DAY``.
         before: user and page codes of pairs that were viewed before the first day.
         discoveries: by all users, where the rows are of some of them.
@@ -219,7 +220,7 @@ def _recalls(
 
 
 def _by_model(candidates: Sequence[Parameters]) -> Iterator[tuple[Parameters | None, list[int]]]:
-    """Candidates that differ in nothing that weights are learned by, with them; None for those that need none."""
+    """The candidates by the model that their weights are learned with; None for those without weights."""
     numbers: dict[Parameters | None, list[int]] = {}
     for number, parameters in enumerate(candidates):
         model = replace(parameters, trend=0.0) if parameters.personal else None

@@ -10,12 +10,13 @@ from user_pipeline.recommender.defaults import MEMORY_LIMIT, NEIGHBOURS
 from user_pipeline.recommender.parallel import run_blocks, threads
 from user_pipeline.recommender.solve import Lead, Nearest, solutions
 
-# Up to so many pages all predict each: the one inverse takes up to ten seconds, and no choice of predictors is better.
+# Up to this many pages, each is predicted from all others: the one inverse takes up to ten seconds, and no choice of
+# predictors is better.
 DENSE_PAGES = 7500
 # The share of K that are the nearest pages. Less of it is quicker, for it is searched and solved first, and better
 # where pages follow each other; of 0.2 to 0.5 none is far behind.
 NEAREST = 0.2
-# Systems are of so many sizes that batches are full.
+# The sizes of systems are multiples of this, so that batches of equal size are full.
 STEP = 15
 # In order pages less near than this share of the nearest are left out. Measured on page navigation, a travel site and
 # game reviews it lowers recall@3 of the next page by 0.001 at most; of 12,000 made-up pages it solves the systems in a

@@ -1,4 +1,4 @@
-"""Candidates against each other: who is clearly behind, and who is clearly better than the default.
+"""Compare candidates: which are clearly behind, and which is clearly better than the default.
 
 Candidates are judged by the same users, so differences are paired: their standard error is that of the mean of the
 differences.
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from user_pipeline.recommender.defaults import Parameters
 
-# A candidate takes the place of the default if it is better by so many standard errors of the difference.
+# A candidate replaces the default if it is better by this many standard errors of the difference.
 CLEARLY = 1.5
-# So many standard errors behind the best a candidate drops out.
+# A candidate drops out if it is this many standard errors behind the best.
 HOPELESS = 3.0
 
 
@@ -83,7 +83,7 @@ def decide(
 
 
 def still_running(recalls: NDArray[np.float64], running: Sequence[int], reference: int) -> list[int]:
-    """Who may still be the best by the users so far, and the reference."""
+    """The candidates that may still be the best, by the users so far, and the reference."""
     best = max(running, key=lambda number: round(float(recalls[number].mean()), 9))
     behind = recalls[best] - recalls[running]
     errors = behind.std(axis=1, ddof=1) / np.sqrt(behind.shape[1])

@@ -28,7 +28,7 @@ class Recommendations(NamedTuple):
         rank: 1 is best, int8.
         is_fallback: whether the page was chosen by popularity because too few had a positive score.
         popular: the page that popularity alone puts at this rank, int32; None unless asked for.
-        trending: the page that the discovery trend alone puts at this rank, likewise.
+        trending: the page that the discovery trend alone puts at this rank, int32; None unless asked for.
         because: the page seen that spoke most for it, int32, -1 where popularity or the trend did; None unless asked
             for.
     """

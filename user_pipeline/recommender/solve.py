@@ -13,7 +13,7 @@ from user_pipeline.recommender.parallel import run_blocks, single_threaded_blas
 # A page passes its views on to at most this many times K pages, those it weighs most on. A very popular page
 # is a neighbour of nearly every page, and without a limit scoring would cost users x pages.
 FAN_OUT = 2
-# Of a row of the inverse so many weights are kept; there are few pages, so this is dearer than FAN_OUT allows.
+# How many weights are kept of a row of the inverse: more than FAN_OUT allows, as there are few pages.
 DENSE_FAN_OUT = 300
 # In a catalog of more pages than that, smaller weights than this are left out. Measured on four data sets,
 # it changes recall@3 by less than 0.001 and saves a third of the time of scoring.

@@ -16,7 +16,7 @@ def clean_page_views(raw: Frame) -> Frame:
         raw: at least ``ts`` datetime, ``url`` string, ``environment`` string, ``user_id`` int64.
 
     Returns:
-        exactly those columns, in the order of time.
+        exactly those columns, ordered by ``ts``.
     """
     return _distinct_production_rows(raw, PAGE_VIEW_COLUMNS).sort("ts")
 
@@ -28,7 +28,7 @@ def clean_user_updates(raw: Frame) -> Frame:
         raw: at least ``updated_at`` datetime, ``user_id`` int64, ``email``, ``name`` and ``environment`` string.
 
     Returns:
-        exactly those columns, in the order of time.
+        exactly those columns, ordered by ``updated_at``.
     """
     return _distinct_production_rows(raw, USER_UPDATE_COLUMNS).sort("updated_at")
 
@@ -50,6 +50,6 @@ def count_environments(raw: Frame) -> Frame:
 
 
 def _distinct_production_rows(raw: Frame, columns: tuple[str, ...]) -> Frame:
-    # Not by unique(), which numbers the rows within each group: that sorts where this hashes.
+    # Not by unique(), which numbers the rows of each group and has to sort them; group_by only hashes.
     kept = raw.filter(nw.col("environment") == PRODUCTION).group_by(*columns).agg(nw.len().alias("delivered"))
     return kept.select(*columns)

@@ -32,8 +32,8 @@ def daily_page_views(page_views: Frame) -> Frame:
         page_views: of one day: ``ts`` datetime, ``url`` string, ``user_id`` int64; each event once.
 
     Returns:
-        ``user_id``, ``url``, ``count`` int64, ``last_viewed`` datetime; in the order of user and url, in which an index
-        is quickest to take them.
+        ``user_id``, ``url``, ``count`` int64, ``last_viewed`` datetime; in the order of user and url, in which they are
+        added to an index fastest.
     """
     return (
         page_views.group_by("user_id", "url")
@@ -45,11 +45,11 @@ def daily_page_views(page_views: Frame) -> Frame:
 
 
 def users_without_update(old: Frame, new: Frame) -> Frame:
-    """The users that days had an update of before, and have none of now.
+    """The users with an update in the old aggregates of some days and none in the new ones.
 
     Args:
-        old: ``user_id``, the aggregates of the days before.
-        new: the same of now.
+        old: ``user_id``, the aggregates that the days had.
+        new: ``user_id``, the aggregates that they have now.
 
     Returns:
         ``user_id``, each once.
@@ -59,7 +59,7 @@ def users_without_update(old: Frame, new: Frame) -> Frame:
 
 
 def add_up_page_views(daily: Frame) -> Frame:
-    """How often each user viewed each page on all of some days, and when last.
+    """How often each user viewed each page over several days, and when last.
 
     Args:
         daily: ``user_id`` int64, ``url`` string, ``count`` int64, ``last_viewed`` datetime; a pair once a day.
@@ -88,7 +88,7 @@ def last_views(daily: Frame) -> Frame:
 
 
 def changed_page_views(new: Frame, old: Frame) -> Frame:
-    """What replacing the aggregates of some days changes for each pair of user and page: nothing for most of them.
+    """What replacing the aggregates of some days changes for pairs of user and page.
 
     Args:
         new: ``user_id``, ``url``, ``count``, ``last_viewed`` of the days as they are now; a pair once a day.

@@ -8,21 +8,20 @@ import narwhals as nw
 from user_pipeline.transforms import Frame
 
 _RANKS = 3
-# What a hit counts at each rank, and the most there can be of 1, 2 and 3 new pages.
+# The discount of a hit at each rank, and the largest possible sum with 1, 2 and 3 new pages.
 _DISCOUNTS = tuple(1 / math.log2(1 + rank) for rank in range(1, _RANKS + 1))
 _IDEAL = tuple(sum(_DISCOUNTS[:n]) for n in range(1, _RANKS + 1))
 _CHOICES = {"": "recommended_url", "popularity_": "popular_url", "trend_": "trending_url"}
 BASELINES = ("popularity", "trend")
-# Of a normal distribution 95 % is within so many standard deviations.
+# 95 % of a normal distribution is within this many standard deviations.
 _Z = 1.959964
 
 
 def hits(recommended: Frame, new_views: Frame) -> Frame:
-    """Recommendations against the pages users viewed for the first time.
+    """Compare recommendations with the pages that users viewed for the first time.
 
     Args:
-        recommended: ``user_id``, ``rank``, ``recommended_url``, ``popular_url``, ``trending_url``, by which day's end
-            it may be.
+        recommended: ``user_id``, ``rank``, ``recommended_url``, ``popular_url``, ``trending_url``; of one day.
         new_views: ``user_id``, ``url``, each pair once: pages users viewed on the day after and never before.
 
     Returns:
@@ -75,7 +74,7 @@ def _by_number(column: str, values: tuple[float, ...]) -> nw.Expr:
 
 
 def spread(recommended: Frame) -> Frame:
-    """What a day's recommendations are made of.
+    """How varied the recommendations of a day are.
 
     Args:
         recommended: ``user_id``, ``rank``, ``recommended_url``, ``is_fallback``, ``viewers``, ``active``,
@@ -97,13 +96,13 @@ def spread(recommended: Frame) -> Frame:
 
 
 def with_intervals(measured: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Measures of :func:`hits` with what chance leaves open, at 95 %.
+    """Add 95 % confidence intervals to the measures of :func:`hits`.
 
     Returns:
         ``hit_rate_low`` and ``hit_rate_high`` (Wilson 1927); ``gain``, the hit rate less that of the better of the
         baselines, with ``gain_low`` and ``gain_high``, of the difference of paired shares (Bonett & Price, "Adjusted
-        Wald confidence interval for a difference of binomial proportions based on paired data", JEBS 2012). Both hold
-        where users are few. All are null without users.
+        Wald confidence interval for a difference of binomial proportions based on paired data", JEBS 2012). Both are
+        valid for few users, too. All are null without users.
     """
     users, rate = measured["users"] or 0, measured["hit_rate"]
     if not users or rate is None:

@@ -78,7 +78,7 @@ def _cleaned(
     engine: Engine,
     put: Callable[[str], DayFiles],
 ) -> Partitioned[File]:
-    """Each day cleaned by itself, for duplicates are of one day; with it, where its rows went."""
+    """Clean each day by itself, as duplicates are of one day; its metadata account for the raw rows."""
     with never_retried():
         return Partitioned({day: _cleaned_day(day, rows, clean, engine, put(day)) for day, rows in raw.items()})
 

@@ -68,7 +68,7 @@ def _asset(
         dagster_type=PARTITIONED,
         required_resource_keys={"engine"},
         io_manager_key="files_io_manager",
-        # The object store's client tries again by itself; the rest, run config above all, fails the same way twice.
+        # The client of the object store retries by itself. Other errors, such as of run config, would come again.
         retry_policy=None,
         kinds=kinds,
         metadata={**stored_as("fake_users", *files), **schema},
@@ -81,7 +81,7 @@ def fake_users_archive(context: dg.AssetExecutionContext, config: FakeUsersConfi
     from user_pipeline.fake_users import archive, csvfile
     from user_pipeline.fake_users.generate import generate
 
-    # It has no inputs: the config decides what is in it, and what is made of it must be made anew after another.
+    # It has no inputs: its content depends on the config, so another config is another version.
     versions = context.assets_def.code_versions_by_key.values()
     context.set_data_version(
         context.asset_key, dg.DataVersion(":".join([*filter(None, versions), config.model_dump_json()]))

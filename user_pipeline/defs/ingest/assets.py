@@ -78,7 +78,7 @@ def _ingest(context: dg.AssetExecutionContext, feed: Feed, lake: Lake, engine: E
             chosen=Filter.of(feed, settings.current()),
         )
         changed = ingested.manifest.changes(ingested.since)
-        # Days that other runs changed too: a run that was killed may not have reported them.
+        # The days of the run, too: an earlier run may have changed them and was killed before it reported them.
         days = {*changed, *(datetime.fromisoformat(key).date() for key in _days_of_run(context))}
         for observation in unreported_days(context.instance, ingested.manifest, sorted(days)):
             context.instance.report_runless_asset_event(observation)
@@ -93,8 +93,8 @@ def _ingest(context: dg.AssetExecutionContext, feed: Feed, lake: Lake, engine: E
     return dg.MaterializeResult(
         asset_key=ingested_key(feed),
         metadata=_counts(ingested),
-        # It stays the same while the lake does. Which days changed is told by the source's days: a version that grew
-        # with each object would show every day of the raw assets as out of date.
+        # Constant for a lake. The days of the source tell which days changed: if this version changed with each object,
+        # every day of the raw assets would show as out of date.
         data_version=dg.DataVersion(ingested.manifest.lake_id),
     )
 

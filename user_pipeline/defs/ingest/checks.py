@@ -31,7 +31,7 @@ def ingest_checks(feed: Feed) -> dg.AssetChecksDefinition:
                 "no_broken_objects", asset=asset, description="Every object could be fetched, and read to its end."
             ),
             dg.AssetCheckSpec(
-                "schema_drift", asset=asset, description="No row has keys or fields that no earlier run has told of."
+                "schema_drift", asset=asset, description="No row has keys or fields that no earlier run has reported."
             ),
         ],
     )
@@ -62,7 +62,7 @@ def every_line_accounted(manifest: Manifest) -> dg.AssetCheckResult:
 
 
 def no_broken_objects(manifest: Manifest) -> dg.AssetCheckResult:
-    """No object waits for a whole copy of itself, or for the store to give it."""
+    """Every object could be fetched, and read to its end."""
     entries = list(manifest.unread())
     return result_of(
         "no_broken_objects",
@@ -79,7 +79,7 @@ def no_broken_objects(manifest: Manifest) -> dg.AssetCheckResult:
 
 
 def schema_drift(manifest: Manifest, run_id: str) -> dg.AssetCheckResult:
-    """No row has a key or field that no run has told of before this one; each is told of once.
+    """No row has a key or field that is new in this run; each is reported once.
 
     Raw keeps them in the column ``rescued``.
     """

@@ -1,4 +1,4 @@
-"""What ingest says while it reads, in the log of the run: the library logs as any Python code does."""
+"""Copy what ingest logs, with Python's logging, to the log of the run."""
 
 import logging
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ class _Forward(logging.Handler):
 
 @contextmanager
 def logged_to(log: dg.DagsterLogManager) -> Iterator[None]:
-    """Inside it, what ingest logs is in the log of the run, whatever the instance says of Python's loggers."""
+    """Inside it, what ingest logs goes to the log of the run, whatever the instance captures of Python's loggers."""
     logger = logging.getLogger(_LOGGER)
     handler, level = _Forward(log), logger.level
     logger.addHandler(handler)

@@ -45,7 +45,7 @@ def mart_checks(asset: str, key: tuple[str, ...]) -> dg.AssetChecksDefinition:
 def unique_key(asset: str, key: tuple[str, ...], analytics: Postgres) -> dg.AssetCheckResult:
     """The key identifies each row.
 
-    Where the table's unique index is there, Postgres has seen to it; rows are counted only where it is not.
+    If the table has its unique index, Postgres ensures that; otherwise the rows of each key are counted.
     """
     columns = ", ".join(quote(column) for column in key)
     with analytics.transaction() as transaction:
@@ -109,7 +109,7 @@ where u.user_id is null or u.updated_at < l.updated_at
 def _stale_pairs(transaction: Transaction, files: Sequence[Path], engine: Engine) -> list[tuple[Any, ...]]:
     """The users with another e-mail in user_page_views than in users, among those of the days.
 
-    Looking up each pair takes as long as the days are large, reading the table as long as it is: whichever is less.
+    Either each pair is looked up, or the whole table is read: whichever takes less time.
     """
     [(rows, users, updated)] = transaction.fetch(
         "select (select reltuples::bigint from pg_class where oid = 'public.user_page_views'::regclass), "
@@ -117,10 +117,10 @@ def _stale_pairs(transaction: Transaction, files: Sequence[Path], engine: Engine
         "(select count(*) from latest)"
     )
     looked_up = engine.count(files) + updated * max(rows, 0) // max(users, 1)
-    # Measured: 0.16 microseconds of processor for a row in the order of the table, shared by its cores, and 2.5 for one
-    # by the index.
     if not files:
         return []
+    # Measured: a row takes 0.16 microseconds of processor time in the order of the table, in parallel, and 2.5 by the
+    # index.
     if 24 * looked_up > rows:
         transaction.load("viewed", read_parquet(files, ["user_id"]))
         return transaction.fetch(_STALE_ROWS)
@@ -131,7 +131,7 @@ def _stale_pairs(transaction: Transaction, files: Sequence[Path], engine: Engine
 
 _STALE_ROWS = """
 select user_id from (
-  -- Found before anyone asks whose they are: there are none as long as nothing is wrong.
+  -- Found before they are compared with the days: there are none as long as nothing is wrong.
   select distinct v.user_id from public.user_page_views v
   left join public.users u on u.user_id = v.user_id
   where v.email is distinct from u.email offset 0

@@ -1,4 +1,4 @@
-"""Raw: the stored day is what its objects brought, and they brought mostly rows."""
+"""Raw: the stored day has the rows that its objects brought, and few of their lines were rejected."""
 
 from collections.abc import Iterator, Sequence
 from datetime import date
@@ -64,7 +64,7 @@ def raw_checks(feed: Feed) -> dg.AssetChecksDefinition:
 
 
 def partition_complete(manifest: Manifest, lake: Lake, engine: Engine, days: Sequence[date]) -> dg.AssetCheckResult:
-    """Each stored day has as many rows counted in its files, as the manifest says all objects brought for it."""
+    """Each stored day has as many rows in its files as the manifest has for the day, of all objects."""
     asset = f"raw_{manifest.feed.name}"
     expected = manifest.rows(days)
     files = lake.fetch(engine, lake.staging, asset, days)
@@ -81,7 +81,7 @@ def partition_complete(manifest: Manifest, lake: Lake, engine: Engine, days: Seq
 def reject_share(manifest: Manifest, days: Sequence[date], limit: float) -> dg.AssetCheckResult:
     """No object of these days lost more than a share of its lines.
 
-    Those that brought no row at all are of the days they were delivered on, and of the days before these.
+    An object that brought no row at all counts for the day it was written on, and for the day before.
     """
     entries = list(manifest.with_rejects(days))
     over = [entry for entry in entries if entry.faulty > limit * entry.lines]
@@ -98,26 +98,26 @@ def reject_share(manifest: Manifest, days: Sequence[date], limit: float) -> dg.A
 def reject_share_of_day(manifest: Manifest, days: Sequence[date], limit: float) -> dg.AssetCheckResult:
     """Of the lines that were read for each day since it passed last, not more than a share were rejected.
 
-    What passes is accepted from then on: old rejects never block a day again.
+    What passes is accepted: these rejects do not block the day again.
     """
     read = newly_read(manifest, days)
-    over = [of for of in read if of.rejected > limit * of.lines]
-    accept(manifest, {of.day: of.as_of for of in read if of not in over})
+    over = [intake for intake in read if intake.rejected > limit * intake.lines]
+    accept(manifest, {intake.day: intake.as_of for intake in read if intake not in over})
     return result_of(
         "reject_share_of_day",
         f"raw_{manifest.feed.name}",
         [
-            f"{of.day}: {of.rejected} of {of.lines} newly read lines were rejected, {of.worst[1]} of them in "
-            f"{mask_key(of.worst[0])}"
-            for of in over
+            f"{intake.day}: {intake.rejected} of {intake.lines} newly read lines were rejected, "
+            f"{intake.worst[1]} of them in {mask_key(intake.worst[0])}"
+            for intake in over
         ],
         limit=limit,
-        greatest_share=max((of.rejected / of.lines for of in read if of.lines), default=0.0),
+        greatest_share=max((intake.rejected / intake.lines for intake in read if intake.lines), default=0.0),
     )
 
 
 def volume(manifest: Manifest, days: Sequence[date]) -> dg.AssetCheckResult:
-    """Each day has from half to twice as many rows as the days before it; nothing is said in a feed's first week."""
+    """Each day has from half to twice as many rows as the days before it; in a feed's first week it passes."""
     problems = [found.problem for found in volumes(manifest, days)]
     return result_of(
         "volume", f"raw_{manifest.feed.name}", [problem for problem in problems if problem is not None], warn=True

@@ -72,10 +72,10 @@ class RecommendationsConfig(dg.Config):
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def check(self) -> None:
-        """Refuse what cannot be used; checks of the fields themselves would be tried again like an outage.
+        """Refuse values that cannot be used. Errors of pydantic's own validation would be retried.
 
         Raises:
-            RunConfigError: it is so.
+            RunConfigError: there is such a value.
         """
         if self.neighbours is not None and not 1 <= self.neighbours <= _MOST_NEIGHBOURS:
             raise RunConfigError(
@@ -103,7 +103,7 @@ def page_recommendations(
     engine: dg.ResourceParam[Engine],
     lake: dg.ResourceParam[Lake],
 ) -> Iterator[dg.Output[Partitioned[File]]]:
-    """All that is made of a day's history, in one step: its views are read and learned from once."""
+    """All tables made from the history of a day, in one step: views are read and weights are learned once."""
     with never_retried():
         config.check()
         tables = [table for table in TABLES if table in context.op_execution_context.selected_output_names]
@@ -116,7 +116,7 @@ def page_recommendations(
             for table, file in _made(day, config, engine, lake, tables).items():
                 made[table][day] = file
         for table, files in made.items():
-            # The config, the settings and the other days of the window decide, too: each run makes something else.
+            # Config, settings and the other days of the window change the result, too, so each run is a new version.
             context.set_data_version(dg.AssetKey(table), dg.DataVersion(context.run.run_id))
             yield dg.Output(Partitioned(files), table)
 

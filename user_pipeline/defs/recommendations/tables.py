@@ -1,4 +1,4 @@
-"""The tables that are made of a day's history, as Dagster shows them."""
+"""The assets of the tables that are made from the history of a day."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from user_pipeline.recommender.defaults import TREND_DAYS
 
 
 def _snapshots(code_version: str, description: str, metadata: dict[str, Any], **options: Any) -> dg.AssetOut:  # noqa: ANN401 - AssetOut's
-    """A table of snapshots, one of those made of a day's history."""
+    """The output of a table of snapshots."""
     return dg.AssetOut(
         code_version=code_version,
         description=description,
