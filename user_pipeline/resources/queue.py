@@ -30,6 +30,7 @@ _WAIT_SECONDS = 1
 """Without a wait SQS asks only some of its servers, and may answer that there are no messages."""
 _HIDDEN_SECONDS = 120
 """For this long a received message is hidden from others. It is stored and deleted within this time."""
+_LARGEST = 2**63 - 1
 _REGION = re.compile(r"https?://(?:sqs\.)?([a-z]{2}(?:-[a-z]+)+-\d)\.")
 
 
@@ -129,7 +130,7 @@ class SourceQueue:
             if isinstance(message, dict) and isinstance(message.get("Message"), str):
                 message = json.loads(message["Message"])  # by way of SNS
             yield from self._events(message)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             return  # not understood: the daily listing finds the object, if there is one
 
     def _events(self, message: Mapping[str, Any]) -> Iterator[Announced]:
@@ -145,10 +146,15 @@ class SourceQueue:
                 yield from self._object(found["bucket"]["name"], found["object"], key, record["eventTime"])
 
     def _object(self, bucket: str, told: Mapping[str, Any], key: str, time: str) -> Iterator[Announced]:
-        if bucket == self._bucket and key.startswith(self._prefix):
-            etag = str(told.get("eTag") or told.get("etag") or "")
-            written = datetime.fromisoformat(time).astimezone(UTC)
-            yield Announced(key.removeprefix(self._prefix), etag.strip('"'), int(told.get("size", 0)), written)
+        if bucket != self._bucket or not key.startswith(self._prefix):
+            return
+        etag, size = str(told.get("eTag") or told.get("etag") or "").strip('"'), int(told.get("size", 0))
+        written = datetime.fromisoformat(time).astimezone(UTC)
+        # What the database cannot hold: a listing names such an object, and what keeps it from being read.
+        if "\0" in key + etag or not 0 <= size <= _LARGEST:
+            return
+        key.encode()  # raises ValueError for a lone surrogate
+        yield Announced(key.removeprefix(self._prefix), etag, size, written)
 
     @cached_property
     def _client(self) -> "SQSClient":

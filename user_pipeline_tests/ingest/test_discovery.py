@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_plus
 
 import boto3
 import pytest
@@ -144,6 +145,37 @@ def test_foreign_messages_are_harmless_and_go(told: Platform, queue: Queue) -> N
         {"detail-type": "Object Created"},
     ):
         queue.send(body or " ")
+    queue.deliver(f"{PREFIX}/PageViews/good", GOOD)
+    assert look(told) == {"PageViews/good": 1}
+    assert (queue.waiting(), announced(told)) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "time"),
+    [
+        ({"key": f"{PREFIX}/PageViews/a\0b"}, "2017-04-30T10:00:00Z"),
+        ({"key": f"{PREFIX}/PageViews/\ud800"}, "2017-04-30T10:00:00Z"),
+        ({"etag": "a\0b"}, "2017-04-30T10:00:00Z"),
+        ({"size": 2**63}, "2017-04-30T10:00:00Z"),
+        ({"size": -1}, "2017-04-30T10:00:00Z"),
+        ({}, "0001-01-01T00:00:00+14:00"),
+    ],
+    ids=["NUL", "surrogate", "e-tag", "size", "negative size", "time"],
+)
+def test_what_no_database_can_hold_is_no_object(queue: Queue, wrong: dict[str, Any], time: str) -> None:
+    told = {"key": f"{PREFIX}/PageViews/a", "size": 7, "etag": "abc", **wrong}
+    queue.send(
+        {"detail-type": "Object Created", "time": time, "detail": {"bucket": {"name": "source"}, "object": told}}
+    )
+    received = list(SourceQueue(queue.url, Location("X", f"s3://source/{PREFIX}")).receive())
+    assert [found for each in received for found in each.objects] == []
+    assert received
+
+
+def test_a_key_with_a_nul_does_not_block_the_queue(told: Platform, queue: Queue) -> None:
+    key = quote_plus(f"{PREFIX}/PageViews/a\0b")
+    found = {"bucket": {"name": "source"}, "object": {"key": key, "size": 7, "eTag": "abc"}}
+    queue.send({"Records": [{"eventName": "ObjectCreated:Put", "eventTime": WRITTEN, "s3": found}]})
     queue.deliver(f"{PREFIX}/PageViews/good", GOOD)
     assert look(told) == {"PageViews/good": 1}
     assert (queue.waiting(), announced(told)) == (0, [])
