@@ -17,13 +17,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from user_pipeline.cli.opened import opened_lake
 from user_pipeline.engines.duckdb import Engine
 from user_pipeline.ingest.feeds import FEEDS, REASONS
 from user_pipeline.ingest.manifest import Manifest
 from user_pipeline.lake.lake import Lake
 from user_pipeline.reconcile.accounts import account_days
-from user_pipeline.resources.postgres import Databases, Postgres
-from user_pipeline.resources.storage import ObjectStorage
+from user_pipeline.resources.postgres import Postgres
 from user_pipeline.settings import Settings
 
 WIDTH = 100
@@ -45,16 +45,12 @@ def run_demo(settings: Settings, days: int) -> None:
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
     wanted = [settings.start_date + timedelta(days=number) for number in range(days)]
     _materialize(console, settings, wanted)
-    databases = Databases(settings)
-    try:
-        lake = Lake(ObjectStorage(settings), databases)
+    with opened_lake() as lake:
         _show_objects(console, lake)
         with Engine(settings) as engine:
             _show_days(console, lake, engine, wanted)
-        _show_rows(console, databases.analytics, "user_page_views", "user_id, url", 4)
-        _show_rows(console, databases.analytics, "page_recommendations", "user_id, rank", 3)
-    finally:
-        databases.close()
+        _show_rows(console, lake.analytics.database, "user_page_views", "user_id, url", 4)
+        _show_rows(console, lake.analytics.database, "page_recommendations", "user_id, rank", 3)
     # The way it was called: without an activated environment that is .venv/bin/user-pipeline.
     program = sys.argv[0] if Path(sys.argv[0]).name == "user-pipeline" else "user-pipeline"
     program = os.path.relpath(program) if Path(program).is_absolute() else program

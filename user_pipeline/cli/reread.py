@@ -2,12 +2,12 @@
 
 import logging
 import uuid
-from contextlib import closing
 from datetime import UTC, datetime
 
 import click
 
 from user_pipeline import settings
+from user_pipeline.cli.opened import opened_lake
 
 
 @click.command()
@@ -31,25 +31,15 @@ def reread(feed: str, *, everything: bool) -> None:
     from user_pipeline.ingest.manifest import Manifest
     from user_pipeline.ingest.reader import read_new_objects
     from user_pipeline.interrupts import cancelled_by, raise_if_told, watched
-    from user_pipeline.lake.lake import Lake
-    from user_pipeline.resources.postgres import Databases
-    from user_pipeline.resources.storage import ObjectStorage
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     current = settings.current()
     [chosen] = [known for known in FEEDS if known.name == feed]
-    with (
-        open_engine(current) as engine,
-        closing(Databases(current)) as databases,
-        watched(),
-        cancelled_by(engine.interrupt),
-    ):
-        storage = ObjectStorage(current)
-        manifest = Manifest(chosen, Lake(storage, databases).staging)
+    with open_engine(current) as engine, opened_lake() as lake, watched(), cancelled_by(engine.interrupt):
         try:
             ingested = read_new_objects(
-                manifest,
-                storage.source,
+                Manifest(chosen, lake.staging),
+                lake.storage.source,
                 engine,
                 limits=current.object_limits,
                 start_date=current.start_date,
