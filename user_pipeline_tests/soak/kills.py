@@ -12,7 +12,7 @@ from user_pipeline_tests.platform import Platform
 from user_pipeline_tests.soak import COUNTS
 from user_pipeline_tests.soak.secrets import search
 
-_KILLS = 10
+_KILLS = 4
 _CALLS = 150
 """About as many as a run makes."""
 
