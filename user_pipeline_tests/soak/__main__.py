@@ -112,12 +112,12 @@ def main() -> int:
     state: dict[str, Any] = {"done": {}, "seconds": {}, "counts": {}, "failed": []}
     if chosen.state.is_file():
         state |= json.loads(chosen.state.read_text(encoding="utf-8"))
-    end = time.monotonic() + 60 * chosen.minutes
     with prepared(spark=(_SPARK / ".installed").is_file() and not chosen.no_spark) as acts:
         if chosen.number is not None:
             said = acts[chosen.parts[0]](chosen.number)
             sys.stdout.write(said or "Nothing failed.\n")
             return 1 if said else 0
+        end = time.monotonic() + 60 * chosen.minutes
         while (started := time.monotonic()) < end:
             part = furthest(state["counts"], chosen.parts)
             key = f"{part} of seed {chosen.seed}"
