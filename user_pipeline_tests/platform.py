@@ -18,6 +18,7 @@ from user_pipeline.engines.duckdb import Engine
 from user_pipeline.ingest.feeds import FEEDS
 from user_pipeline.lake.lake import Lake
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
+from user_pipeline.resources.object_store import open_store
 from user_pipeline.resources.postgres import Databases, Postgres
 from user_pipeline.resources.storage import ObjectStorage
 
@@ -103,7 +104,9 @@ class Platform:
     def put(self, path: str, content: bytes | str) -> None:
         """Deliver an object whole, as an upload does."""
         content = content.encode() if isinstance(content, str) else content
-        LocalStore(self.settings.source.url, mkdir=True).put(path, content)
+        url = self.settings.source.url
+        store = open_store(self.settings.source) if url.startswith("s3://") else LocalStore(url, mkdir=True)
+        store.put(path, content)
 
     def put_views(self, path: str, rows: Sequence[Mapping[str, Any] | str]) -> None:
         """Deliver page views: mappings become JSON lines, strings stay as they are."""

@@ -81,6 +81,8 @@ class Pipeline(RuleBasedStateMachine):
     """The real pipeline on one side, and on the other what was delivered and what was materialized when."""
 
     postgres: EmbeddedPostgres
+    kept_from: date = FIRST
+    """Days before are past their retention."""
 
     @initialize()
     def start(self) -> None:
@@ -125,7 +127,9 @@ class Pipeline(RuleBasedStateMachine):
 
     @rule(first=st.sampled_from(DAYS), length=st.integers(1, 4))
     def materialize_everything(self, first: date, length: int) -> None:
-        days = [day for day in DAYS if first <= day < first + timedelta(days=length)]
+        days = [day for day in DAYS if max(first, self.kept_from) <= day < first + timedelta(days=length)]
+        if not days:
+            return
         self._materialize(days, ALL)
         self._read("PageViews", "UserUpdates")
         for day in days:
@@ -134,6 +138,7 @@ class Pipeline(RuleBasedStateMachine):
 
     @rule(day=st.sampled_from(DAYS))
     def materialize_page_views_alone(self, day: date) -> None:
+        day = max(day, self.kept_from)
         self._materialize([day], ["raw_page_views", "page_views"])
         self._read("PageViews")
         self.views[day] = oracle.page_views(self.read["PageViews"], day)

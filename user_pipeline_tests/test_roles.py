@@ -19,7 +19,10 @@ from user_pipeline.resources.postgres import Databases
 from user_pipeline.resources.postgres_errors import StatementError
 from user_pipeline.settings import Settings
 from user_pipeline_tests import CHECKOUT
+from user_pipeline_tests.faults.forked import Parent
+from user_pipeline_tests.faults.test_forget_killed import kill_forgetting, visible
 from user_pipeline_tests.platform import Platform, update, view
+from user_pipeline_tests.s3 import s3_endpoint
 from user_pipeline_tests.servers import PasswordServer, password_server
 
 ROLES = CHECKOUT / "deploy/sql/roles.sql"
@@ -328,3 +331,30 @@ def test_who_may_not_make_tables_is_told_so_by_the_command(as_writer: Platform, 
             create_tables(as_writer.databases)
     finally:
         create_tables(Databases(Settings.from_environment(roles.environment("user_pipeline_owner"))))
+
+
+def test_forgetting_in_a_bucket_as_the_writer_is_killed_and_finished(
+    as_writer: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    def choose(calls: list[str]) -> list[int]:
+        points = visible(calls)
+        return points if request.config.getoption("--every-kill") else [points[len(points) // 2]]
+
+    with s3_endpoint(monkeypatch, "source", "lake") as endpoint, Parent.start(tmp_path) as parent:
+        environment = {
+            **as_writer.environment,
+            "USER_PIPELINE_SOURCE_URL": "s3://source/logs",
+            "USER_PIPELINE_LAKE_URL": "s3://lake/up",
+            "USER_PIPELINE_RECOMMENDATION_MIN_VIEWERS": "1",
+        }
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        settings.current.cache_clear()
+        resolved = Settings.from_environment(environment)
+        platform = Platform(tmp_path, environment, resolved, as_writer.databases)
+        assert kill_forgetting(parent, platform, tmp_path / "calls", choose)
+        # Nothing that names the person, whatever it was for.
+        for key in endpoint.keys("lake"):
+            content = endpoint.client.get_object(Bucket="lake", Key=key)["Body"].read()
+            assert b"u1@example.com" not in content, key
+        assert not (tmp_path / "lake").exists()

@@ -13,6 +13,7 @@ _DOCS = _CHECKOUT / "docs"
 _PAGES = {
     **dict.fromkeys(("source", "ingest", "raw", "cleaned", "marts", "exports"), "assets.md"),
     "fake_users": "fake-users.md",
+    "watch": "access.md",
     "traffic_report": "traffic-report.md",
     **dict.fromkeys(
         ("page_recommendations", "related_pages", "popular_pages", "recommendation_parameters"), "recommendations.md"

@@ -5,7 +5,7 @@ Nothing is written, and the time does not grow with the number of rows.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from user_pipeline.ingest.day_account import objects_of_day
@@ -125,6 +125,11 @@ def stored(current: Settings, lake: Lake, now: datetime) -> Stored:
     )
 
 
+def due_day(now: datetime) -> date:
+    """The day that is to be there at a moment: from three hours after midnight, UTC, on the day before."""
+    return (now.astimezone(UTC) - DUE).date() - timedelta(days=1)
+
+
 def _has(transaction: "Transaction", table: str) -> bool:
     [(found,)] = transaction.fetch("select to_regclass($1) is not null", (table,))
     return bool(found)
@@ -220,7 +225,7 @@ def _rejects(manifest: Manifest, partitions: Mapping[str, Mapping[date, datetime
 
 def _overdue(partitions: Mapping[str, Mapping[date, datetime]], current: Settings, now: datetime) -> list[str]:
     """The tables people query that end before the day before, though its run should have been over for hours."""
-    day = (now - DUE).date() - timedelta(days=1)
+    day = due_day(now)
     if day < current.start_date:
         return []
     tables = ("user_page_views", "page_recommendations")

@@ -204,6 +204,7 @@ ASSETS = {
         parents="fake_users_extracted fake_users_cleaned fake_users_salary_chart",
     ),
 }
+YESTERDAY = "yesterday"
 SOURCES = {"source_user_updates": {"s3", "csv"}, "source_page_views": {"s3", "json"}}
 FAKE_USERS = "fake_users"
 NOT_DAILY: Sequence[str] = (FAKE_USERS,)
@@ -218,7 +219,7 @@ def names(keys: object) -> set[str]:
 
 def test_the_location_loads_and_holds_these_assets() -> None:
     dg.Definitions.validate_loadable(defs)
-    assert names(GRAPH.get_all_asset_keys()) == {*ASSETS, *SOURCES}
+    assert names(GRAPH.get_all_asset_keys()) == {*ASSETS, *SOURCES, YESTERDAY}
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -227,6 +228,16 @@ def test_a_source_is_external_and_has_the_days_of_all_others(name: str) -> None:
     assert (node.is_external, node.group_name, set(node.kinds)) == (True, "source", SOURCES[name])
     assert (node.partitions_def, node.owners) == (DAILY, ["team:data-platform"])
     assert node.description
+
+
+def test_yesterday_is_external_and_its_check_is_all_of_a_job() -> None:
+    node = GRAPH.get(dg.AssetKey(YESTERDAY))
+    assert (node.is_external, node.group_name, node.partitions_def) == (True, "marts", None)
+    assert not node.parent_keys
+    assert node.description
+    [check] = [check for check in GRAPH.asset_check_nodes if check.key.asset_key == node.key]
+    assert (check.key.name, check.blocking, bool(check.description)) == ("partitions_are_there", True, True)
+    assert set(defs.resolve_job_def("overdue_day").asset_layer.asset_graph.asset_check_keys) == {check.key}
 
 
 @pytest.mark.parametrize("name", ASSETS)
@@ -276,7 +287,7 @@ def test_all_assets_share_days_owners_and_retries_and_run_ranges_at_once(name: s
         assert check.partitions_def == GRAPH.get(check.key.asset_key).partitions_def
 
 
-@pytest.mark.parametrize("name", [*ASSETS, *SOURCES])
+@pytest.mark.parametrize("name", [*ASSETS, *SOURCES, YESTERDAY])
 def test_an_asset_leads_to_its_code_and_its_page(name: str) -> None:
     node = GRAPH.get(dg.AssetKey(name))
     entry = node.metadata["dagster/code_references"]
@@ -288,8 +299,8 @@ def test_an_asset_leads_to_its_code_and_its_page(name: str) -> None:
         assert path.is_file()
         assert path == CHECKOUT / (reference.label or "")
         found[path.suffix] = (path, reference.line_number or 0)
-    # A source is made by nobody here.
-    assert set(found) == ({".md"} if name in SOURCES else {".py", ".md"})
+    # Nobody here makes a source, or yesterday.
+    assert set(found) == ({".md"} if name not in ASSETS else {".py", ".md"})
     if ".py" in found and found[".py"][1] != 1:
         path, line = found[".py"]
         assert f"def {name}(" in "".join(path.read_text().splitlines(keepends=True)[line - 1 :][:60])

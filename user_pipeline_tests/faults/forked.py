@@ -247,6 +247,7 @@ def _watch_boundaries(run: Run) -> list[str]:
     from adbc_driver_manager.dbapi import Connection
     from obstore.store import LocalStore
 
+    from user_pipeline.resources.bucket_store import BucketStore
     from user_pipeline.resources.postgres import Transaction
 
     calls: list[str] = []
@@ -267,7 +268,8 @@ def _watch_boundaries(run: Run) -> list[str]:
         setattr(owner, name, watched)
 
     for name in ("put", "delete", "copy"):
-        watch(LocalStore, name, lambda arguments: str(arguments[1]).split("/")[0])
+        for store in (LocalStore, BucketStore):
+            watch(store, name, lambda arguments: str(arguments[1]).split("/")[0])
     for name in ("execute", "fetch"):
         watch(Transaction, name, lambda arguments: " ".join(_statement(arguments[1]).split()[:4]))
     for name in ("load", "append"):

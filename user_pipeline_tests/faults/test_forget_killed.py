@@ -1,6 +1,7 @@
 """Forgetting somebody is killed at its boundaries, and finished by the next call."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,15 +32,25 @@ def left(platform: Platform, user: int) -> int:
         return sum(found.rows for found in survey(platform.lake, engine, [user]))
 
 
-def test_killed_at_every_boundary(
-    parent: Parent, platform: Platform, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def kill_forgetting(parent: Parent, platform: Platform, file: Path, choose: Callable[[list[str]], list[int]]) -> int:
+    """Forget one person whole, and further ones with a kill each, which the next call finishes.
+
+    Args:
+        parent: of the runs.
+        platform: has nothing delivered yet.
+        file: where a run writes its calls.
+        choose: which calls to kill a run at, of those of the whole one.
+
+    Returns:
+        how many were killed.
+    """
     deliver(platform)
     every_day = {"ops": {"page_recommendations": {"config": {"all_days": True}}}}
-    assert platform.materialize(*DAYS, checks=False, run_config=every_day).success
-    [counted] = parent.run(platform.environment, Run(forget=[1], calls=str(tmp_path / "calls")))
+    selected = ["not key:traffic_report and not group:fake_users"]
+    assert platform.materialize(*DAYS, select=selected, checks=False, run_config=every_day).success
+    [counted] = parent.run(platform.environment, Run(forget=[1], calls=str(file)))
     assert counted.code == 0, counted.output
-    calls = json.loads((tmp_path / "calls").read_text())
+    calls = json.loads(file.read_text())
     assert {
         "put raw",
         "put rejected",
@@ -50,11 +61,8 @@ def test_killed_at_every_boundary(
         "put exports",
     } <= set(calls)
     assert calls.count("commit") >= 5
-    # What others can see is done by puts, deletions and commits.
-    points = [number for number, call in enumerate(calls) if call.startswith(("put", "delete", "commit"))]
-    if not request.config.getoption("--every-kill"):
-        points = [number for n, number in enumerate(points) if calls[number] != "commit" or n % 2][::3]
-    for user, number in enumerate(points[: len(PEOPLE) - 2], start=2):
+    points = choose(calls)[: len(PEOPLE) - 2]
+    for user, number in enumerate(points, start=2):
         [ended] = parent.run(platform.environment, Run(forget=[user], kill_at=number, after=bool(user % 2)))
         assert ended.killed, f"{calls[number]}: {ended.output}"
         [ended] = parent.run(platform.environment, Run(forget=[user]))
@@ -62,3 +70,21 @@ def test_killed_at_every_boundary(
         assert left(platform, user) == 0, calls[number]
     with platform.engine() as engine:
         assert [(c.table, c.differences) for c in verify(platform.lake, engine) if c.differences] == []
+    return len(points)
+
+
+def visible(calls: list[str]) -> list[int]:
+    """What others can see is done by puts, deletions and commits."""
+    return [number for number, call in enumerate(calls) if call.startswith(("put", "delete", "commit"))]
+
+
+def test_killed_at_every_boundary(
+    parent: Parent, platform: Platform, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    def choose(calls: list[str]) -> list[int]:
+        points = visible(calls)
+        if not request.config.getoption("--every-kill"):
+            points = [number for n, number in enumerate(points) if calls[number] != "commit" or n % 2][::3]
+        return points
+
+    assert kill_forgetting(parent, platform, tmp_path / "calls", choose)

@@ -1,4 +1,4 @@
-"""Silence is heard: a sign of life after each day's run, and a run that fails when yesterday is not there in time."""
+"""Silence is heard: a sign of life after each day's run, and a check that fails when yesterday is not there in time."""
 
 from datetime import UTC, date, datetime, timedelta
 
@@ -7,15 +7,13 @@ import dagster as dg
 from user_pipeline import settings
 from user_pipeline.defs.automation.alerts import fetch
 from user_pipeline.defs.automation.jobs import daily_log_pipeline
-from user_pipeline.defs.common import partition_range
-from user_pipeline.errors import PermanentError, never_retried
+from user_pipeline.defs.common import OWNERS, partition_range
+from user_pipeline.defs.links import links
+from user_pipeline.errors import never_retried
 from user_pipeline.lake.lake import Lake
+from user_pipeline.reconcile.status import due_day
 
 _WATCHED = ("user_page_views", "page_recommendations")
-
-
-class OverdueDayError(PermanentError):
-    """Yesterday's partition is not there, though it should have been for hours."""
 
 
 @dg.run_status_sensor(
@@ -45,44 +43,61 @@ def heartbeat(context: dg.RunStatusSensorContext) -> None:
         context.log.info("run %s: a sign of life reached %s", run.run_id, url)
 
 
-@dg.op
-def require_yesterday(context: dg.OpExecutionContext, lake: dg.ResourceParam[Lake]) -> None:
-    """Fail if the partition of yesterday is not there, whatever other days were materialized since."""
+yesterday = dg.AssetSpec(
+    "yesterday",
+    description="What is to be there each morning: the partitions of yesterday of the tables people query. Nothing is "
+    "stored here, and no run of a day evaluates the check: that is done by `overdue_day` at 03:00 UTC, and by whoever "
+    "asks for it in the UI. Not partitioned.",
+    group_name="marts",
+    kinds={"postgres", "table"},
+    owners=OWNERS,
+    metadata=links("yesterday", "watch"),
+)
+"""An asset of its own: each run of an asset evaluates its checks, and a run of an old day has no say in this one.
+
+It names no upstream assets: ``page_views+`` would select it with its check.
+"""
+
+
+@dg.asset_check(
+    asset=yesterday.key,
+    description="user_page_views and page_recommendations have their partitions of yesterday. Other days, however late "
+    "they are materialized, play no part.",
+    blocking=True,
+)
+def partitions_are_there(lake: dg.ResourceParam[Lake]) -> dg.AssetCheckResult:
+    """Fails, and its run with it, if a partition is missing that has been due since three o'clock."""
     with never_retried():
-        require_day_before(lake, datetime.now(UTC))
-    context.log.info("yesterday is there")
+        return yesterdays_partitions(lake, datetime.now(UTC))
 
 
-def require_day_before(lake: Lake, now: datetime) -> None:
-    """Refuse that the partition of the day before is missing.
+def yesterdays_partitions(lake: Lake, now: datetime) -> dg.AssetCheckResult:
+    """Look for the day that was to be there at this moment.
 
-    Raises:
-        OverdueDayError: it is.
+    What a failure says stays the same until the fault is mended, so it has one alert however long it lasts.
     """
-    day = _day_before(now)
-    if day < settings.current().start_date:
-        return
-    missing = [asset for asset in _WATCHED if day not in lake.analytics.partitions(asset, [day])]
-    if missing:
-        raise OverdueDayError(
-            f"{' and '.join(missing)} of {day} should have been there since the run of 00:30 UTC. See whether that run "
-            "failed or never began (the daemon, its schedules), then materialize the day."
-        )
+    day = due_day(now)
+    found = {asset: lake.analytics.partitions(asset) for asset in _WATCHED}
+    missing = [asset for asset in _WATCHED if day not in found[asset]] if day >= settings.current().start_date else []
+    problems = []
+    for asset in missing:
+        last = max((there for there in found[asset] if there < day), default=None)
+        since = f"no partition after {last}" if last else "no partition"
+        problems.append(f"{asset} has {since}: see whether the runs of 00:30 UTC failed or never began")
+    return dg.AssetCheckResult(
+        passed=not missing,
+        description="; ".join(problems) or None,
+        metadata={"day": day.isoformat(), "problems": len(missing)},
+    )
 
 
-def _day_before(now: datetime) -> date:
-    return now.astimezone(UTC).date() - timedelta(days=1)
-
-
-@dg.job(
+overdue_day = dg.define_asset_job(
+    "overdue_day",
+    selection=dg.AssetSelection.checks(partitions_are_there),
     description="Fails if yesterday's partition of the tables is not there: materializing another day late does not "
-    "help it. An alert tells of the failure as of any other.",
+    "help it. An alert tells of the failure, and of its end.",
     executor_def=dg.in_process_executor,
 )
-def overdue_day() -> None:
-    """One step."""
-    require_yesterday()
-
 
 overdue_day_schedule = dg.ScheduleDefinition(
     job=overdue_day,
@@ -91,3 +106,7 @@ overdue_day_schedule = dg.ScheduleDefinition(
     default_status=dg.DefaultScheduleStatus.RUNNING,
     description="At 03:00 UTC.",
 )
+
+
+def _day_before(now: datetime) -> date:
+    return now.astimezone(UTC).date() - timedelta(days=1)
