@@ -28,7 +28,7 @@ _SECRET_VARIABLES = (
     "PGPASSWORD",
 )
 # What the address of a Spark Connect server holds.
-_TOKEN = re.compile(r"^sc://.*[;/]token=([^;]+)")
+_TOKEN = re.compile(r"^sc://.*[;/](?:token=|authorization=(?:Bearer%20)?)([^;]+)", re.IGNORECASE)
 _SHORTEST_SECRET = 4
 _LOOKED_AT = 400
 """So many characters more than are shown are looked at for an address: cut off before its @, it would not be found."""
