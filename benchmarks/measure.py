@@ -80,25 +80,27 @@ class _Peak(threading.Thread):
 
     def run(self) -> None:
         while not self._done.wait(_PAUSE):
-            self.most = max(self.most, sum(_resident(pid) for pid in [self._pid, *_descendants(self._pid)]))
+            self.most = max(self.most, sum(resident(pid) for pid in [self._pid, *descendants(self._pid)]))
 
     def stop(self) -> None:
         self._done.set()
         self.join()
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
+    """The processes that a process started, and those that these did."""
     found = []
     # A process may end while it is looked at.
     with suppress(FileNotFoundError):
         for task in list(Path(f"/proc/{pid}/task").iterdir()):
             with suppress(OSError):
                 for child in map(int, (task / "children").read_text().split()):
-                    found += [child, *_descendants(child)]
+                    found += [child, *descendants(child)]
     return found
 
 
-def _resident(pid: int) -> int:
+def resident(pid: int) -> int:
+    """Bytes of memory of a process; those that it shares with others count."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
     except (OSError, IndexError):
@@ -107,11 +109,11 @@ def _resident(pid: int) -> int:
 
 def _server_cpu(postmaster: int) -> float:
     """Processor seconds of a server: those of its processes that ended are kept by their parent."""
-    ticks = sum(_ticks(postmaster)) + sum(sum(_ticks(child)[:2]) for child in _descendants(postmaster))
-    return ticks / _TICKS
+    spent = sum(ticks(postmaster)) + sum(sum(ticks(child)[:2]) for child in descendants(postmaster))
+    return spent / _TICKS
 
 
-def _ticks(pid: int) -> tuple[int, ...]:
+def ticks(pid: int) -> tuple[int, ...]:
     """User and system time of a process, then of its children that ended."""
     try:
         # After the name, which may hold anything.

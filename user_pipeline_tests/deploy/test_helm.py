@@ -11,7 +11,7 @@ from dagster_postgres.utils import get_conn_string
 from kubernetes.client import V1NetworkPolicy, V1Pod, V1PodSpec
 from sqlalchemy.engine import make_url
 
-from user_pipeline.settings import Settings
+from user_pipeline.settings import Settings, SettingsError
 from user_pipeline_tests import CHECKOUT
 from user_pipeline_tests.deployment import DEPLOY, IMAGE_USER
 from user_pipeline_tests.helm import HELM, RELEASE, code_deployment, image_name, run_job, service_pods, typed
@@ -150,6 +150,22 @@ def test_every_setting_reaches_the_pods_that_use_it(pods: dict[str, V1PodSpec], 
     region = HELM["computeLogManager"]["config"]["s3ComputeLogManager"]["region"]
     for name, pod in pods.items():
         assert (values_of(pod)["AWS_REGION"], values_of(pod)["AWS_DEFAULT_REGION"]) == (region, region), name
+
+
+def test_runs_are_on_spark_by_one_value_and_one_line_of_a_secret(tmp_path: Path) -> None:
+    value, text = "{name: USER_PIPELINE_ENGINE, value: duckdb}", (DEPLOY / "helm-values.yaml").read_text()
+    assert text.count(value) == 1
+    values = yaml.safe_load(text.replace(value, value.replace("duckdb", "spark")))
+    [run] = run_job(tmp_path, values).spec.template.spec.containers
+    assert values_of(service_pods(values)["code"])["USER_PIPELINE_ENGINE"] == "spark"
+    # The address may hold a token: it is in a secret that the run has.
+    assert "user-pipeline" in [source.secret_ref.name for source in run.env_from]
+    [remote] = re.findall(r"USER_PIPELINE_SPARK_REMOTE=(\S+)", GUIDE)
+    shown = {variable.name: variable.value for variable in run.env if variable.name.startswith("USER_PIPELINE_")}
+    settings = Settings.from_environment({**shown, "USER_PIPELINE_SPARK_REMOTE": remote.replace("…", "t")})
+    assert settings.engine == "spark"
+    with pytest.raises(SettingsError, match="USER_PIPELINE_SPARK_REMOTE"):
+        Settings.from_environment(shown)
 
 
 def test_the_pod_for_commands_has_what_a_run_has(pods: dict[str, V1PodSpec]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -12,16 +13,34 @@ from user_pipeline_tests import CHECKOUT
 ENVIRONMENT = CHECKOUT / ".venv-spark"
 # What executors have in their environment, as they would in a deployment: credentials do not travel.
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test-key", "AWS_SECRET_ACCESS_KEY": "test-secret"}
+TOKEN = "the-right-token"  # noqa: S105
 _SHAPE = Shape(workers=2, worker_memory="1g", executor_memory="512m")
+# A task that runs longer than others is begun a second time; those of the tests' small days end before.
+_CONF = [
+    "spark.speculation=true",
+    "spark.speculation.quantile=0.5",
+    "spark.speculation.multiplier=1.1",
+    "spark.speculation.minTaskRuntime=4s",
+    # A task is given up sooner than after four times: two of them are killed once.
+    "spark.task.maxFailures=3",
+    f"spark.connect.authenticate.token={TOKEN}",
+]
+# These live for minutes: compiling their code as well as Java can would take longer than it saves.
+QUICK_JAVA = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 
 @pytest.fixture(scope="session")
 def running() -> Iterator[Cluster]:
-    """A master, two workers and a Connect server."""
-    more = {**CREDENTIALS, "AWS_EC2_METADATA_DISABLED": "true"}
-    # So that a test can have an executor killed and see its work done again.
-    with cluster(ENVIRONMENT, _SHAPE, more=more, conf=["spark.speculation=true"]) as made:
-        yield made
+    """A master, two workers and a Connect server that asks for a token."""
+    more = {**CREDENTIALS, "AWS_EC2_METADATA_DISABLED": "true", "JDK_JAVA_OPTIONS": QUICK_JAVA}
+    with cluster(ENVIRONMENT, _SHAPE, more=more, conf=_CONF) as made:
+        yield replace(made, remote=with_token(made.remote, TOKEN))
+
+
+def with_token(remote: str, token: str) -> str:
+    """The address of a server with a token, which Spark's client sends to localhost alone without TLS."""
+    address = remote.partition("/;")[0].replace("127.0.0.1", "localhost")
+    return f"{address}/;token={token};use_ssl=false"
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import re
-import signal
+import subprocess
 from collections.abc import Iterator
 from datetime import date, datetime
 from pathlib import Path
@@ -14,13 +14,13 @@ import duckdb
 import pyspark
 import pytest
 
-from user_pipeline import settings
 from user_pipeline.cli.sample_logs import SampleLogs
-from user_pipeline.cli.spark_cluster import Cluster, Shape, cluster, free_port
+from user_pipeline.cli.spark_cluster import Cluster, free_port
 from user_pipeline.engines import open_engine
 from user_pipeline.engines.spark import SparkEngine
 from user_pipeline.engines.spark_errors import (
     ExecutorError,
+    ExecutorPackagesError,
     SparkRefusedError,
     SparkTaskError,
     SparkUnavailableError,
@@ -31,13 +31,12 @@ from user_pipeline.ingest import reader
 from user_pipeline.resources.embedded_postgres import EmbeddedPostgres
 from user_pipeline.settings import Settings
 from user_pipeline_tests.ingest.reading import ingest
-from user_pipeline_tests.platform import Platform, view
+from user_pipeline_tests.platform import UNDRAWN, Platform, view
 from user_pipeline_tests.s3 import s3_endpoint
-from user_pipeline_tests.spark.conftest import CREDENTIALS, ENVIRONMENT, use
-from user_pipeline_tests.spark.work import die_once, double, executor_of, fail, refuse
+from user_pipeline_tests.spark.conftest import CREDENTIALS, ENVIRONMENT, use, with_token
+from user_pipeline_tests.spark.work import DoneTwice, KillsOnce, double, fail, kill_worker_once, refuse
 from user_pipeline_tests.test_oracle import DAYS, Pipeline
 
-ALL = ("group:ingest", "group:raw", "group:cleaned", "group:marts", "group:exports")
 TABLES = {
     "staging": ("user_updates", "page_views", "rejected_lines"),
     "analytics": ("users", "user_page_views", "page_recommendations", "related_pages", "popular_pages"),
@@ -100,7 +99,7 @@ def test_both_engines_give_the_same_hash_for_hash(
             deliver(platform)
             # The broken object is told of, and everything else is read.
             assert not platform.materialize(FIRST, select=("raw_page_views",), raise_on_error=False).success
-            assert platform.materialize(FIRST, LAST, select=ALL).success
+            assert platform.materialize(FIRST, LAST, select=UNDRAWN).success
             found.append(everything(platform))
     on_duckdb, on_spark = found
     assert on_duckdb["user_page_views"]
@@ -131,30 +130,20 @@ def test_a_history_on_either_engine_gives_the_full_recompute(
         machine.teardown()
 
 
-def test_source_and_lake_in_a_bucket_are_reached_by_executors_with_credentials_of_their_own(
+def test_executors_reach_a_bucket_with_credentials_of_their_own_and_read_through_a_filter(
     postgres: EmbeddedPostgres, running: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where = {"USER_PIPELINE_SOURCE_URL": "s3://source/logs", "USER_PIPELINE_LAKE_URL": "s3://lake/some/prefix"}
+    where["USER_PIPELINE_PAGE_VIEWS_FILTER"] = "sed s./before./after."
     with s3_endpoint(monkeypatch, "source", "lake") as endpoint:
         assert {name: os.environ[name] for name in CREDENTIALS} == CREDENTIALS
         with a_platform(postgres, tmp_path, monkeypatch, **where) as platform:
             use(running.remote, monkeypatch)
-            lines = '{"ts": "2017-04-01T10:00:00", "url": "/a", "environment": "production", "user_id": 7}\n'
+            lines = '{"ts": "2017-04-01T10:00:00", "url": "/before", "environment": "production", "user_id": 7}\n'
             endpoint.client.put_object(Bucket="source", Key="logs/PageViews/a", Body=lines.encode() * 2)
             assert platform.materialize(FIRST, select=("raw_page_views", "page_views", "user_page_views")).success
-            assert platform.table("analytics", "user_page_views") == [(7, None, "/a", 1, datetime(2017, 4, 1, 10))]
+            assert platform.table("analytics", "user_page_views") == [(7, None, "/after", 1, datetime(2017, 4, 1, 10))]
         assert [key for key in endpoint.keys("lake") if key.startswith("some/prefix/daily/user_page_views/")]
-
-
-def test_objects_go_through_a_filter_on_executors(
-    platform: Platform, spark: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert spark
-    monkeypatch.setenv("USER_PIPELINE_PAGE_VIEWS_FILTER", "sed s./before./after.")
-    settings.current.cache_clear()
-    platform.put_views("PageViews/a", [view("2017-04-01T10:00:00", "/before")])
-    assert platform.materialize(FIRST, select=("raw_page_views", "page_views", "user_page_views")).success
-    assert [url for _, _, url, *_ in platform.table("analytics", "user_page_views")] == ["/after"]
 
 
 @pytest.fixture
@@ -181,12 +170,6 @@ def test_a_task_that_fails_again_and_again_is_told_of_without_values(engine: Spa
         list(engine.each(fail, [7]))
 
 
-def test_an_executor_that_is_killed_is_made_up_for(engine: SparkEngine, tmp_path: Path) -> None:
-    marker = str(tmp_path / "died")
-    assert list(engine.each(die_once, [(marker, 1), (marker, 2)])) == [1, 2]
-    assert Path(marker).exists()
-
-
 def test_executors_of_another_version_are_refused(engine: SparkEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     from user_pipeline.engines import executors
 
@@ -198,23 +181,53 @@ def test_executors_of_another_version_are_refused(engine: SparkEngine, monkeypat
         list(engine.each(double, [1]))
 
 
-def test_an_executor_killed_in_ingest_changes_nothing(
-    platform: Platform, spark: Cluster, monkeypatch: pytest.MonkeyPatch
+def test_executors_without_the_package_are_told_of(engine: SparkEngine, tmp_path: Path) -> None:
+    # A Python that has Spark and Arrow, and nothing of this project.
+    python = tmp_path / "lacking" / "bin" / "python"
+    subprocess.run([ENVIRONMENT / "bin/python", "-m", "venv", "--without-pip", python.parents[1]], check=True)
+    [theirs] = ENVIRONMENT.glob("lib/python3*/site-packages")
+    [packages] = python.parents[1].glob("lib/python3*/site-packages")
+    (packages / "theirs.pth").write_text(f"{theirs}\n")
+    engine._session.conf.set("spark.sql.execution.pyspark.python", str(python))
+    with pytest.raises(
+        ExecutorPackagesError, match=r"there is no user_pipeline\. They need .* docs/spark\.md says how"
+    ):
+        list(engine.each(double, [1]))
+
+
+def test_tasks_that_are_lost_or_done_twice_change_nothing(
+    platform: Platform, spark: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert spark
     monkeypatch.setattr(reader, "_BATCH_OBJECTS", 8)
+    marker = {name: tmp_path / name for name in ("ingest", "twice", "aggregate")}
+    each, make = SparkEngine.each, SparkEngine.make
+
+    def faulty_each(self: SparkEngine, work: Any, items: Any) -> Iterator[Any]:
+        # In ingest an executor dies once, and another task is done a second time beside the first.
+        lost = KillsOnce(DoneTwice(work, str(marker["twice"])), str(marker["ingest"]))
+        return each(self, lost, items)
+
+    def faulty_make(self: SparkEngine, frame: Any, file: Path, put: Any = None) -> Any:
+        # Another one dies when a file of the daily aggregate was stored.
+        is_aggregate = "user_page_views" in repr(put)
+        return make(self, frame, file, KillsOnce(put, str(marker["aggregate"])) if is_aggregate else put)
+
+    views = [view(f"2017-04-01T10:00:{n % 60:02}", f"/{n % 7}", n % 5) for n in range(80)]
     for number in range(4):
-        platform.put_views(f"PageViews/{number}", [view("2017-04-01T10:00:00", f"/{number}", n) for n in range(20)])
-    resolved = Settings.from_environment(
-        {**platform.environment, "USER_PIPELINE_ENGINE": "spark", "USER_PIPELINE_SPARK_REMOTE": spark.remote}
-    )
-    with SparkEngine(resolved) as opened:
-        # The session, and so the executors, are there; one of them dies while objects are read.
-        [victim] = opened.each(executor_of, [1])
-        os.kill(victim, signal.SIGKILL)
-        monkeypatch.setattr(Platform, "engine", lambda _: contextlib.nullcontext(opened))
-        read = ingest(platform)
-    assert sum(entry.rows for entry in read.entries) == 80
-    assert not platform.rows("staging", "select from rejected_lines")
+        platform.put_views(f"PageViews/{number}", [*views[20 * number : 20 * number + 20], "{broken"])
+    monkeypatch.setattr(SparkEngine, "each", faulty_each)
+    monkeypatch.setattr(SparkEngine, "make", faulty_make)
+    assert platform.materialize(FIRST, select=("raw_page_views", "page_views", "user_page_views")).success
+    assert all(path.exists() for path in [*marker.values(), tmp_path / "twice-again"])
+    assert platform.rows("staging", "select count(*), count(distinct source_object) from rejected_lines") == [(4, 4)]
+    assert platform.rows("staging", "select sum(rows), sum(rejects) from pipeline.ingested_objects") == [(80, 4)]
+    found = platform.table("analytics", "user_page_views")
+    assert {(user, url, count) for user, _, url, count, _ in found} == {
+        (user, f"/{page}", sum(n % 5 == user and n % 7 == page for n in range(80)))
+        for user in range(5)
+        for page in range(7)
+    }
 
 
 def settings_with(remote: str) -> Settings:
@@ -230,10 +243,10 @@ def test_a_server_of_another_version_is_refused(running: Cluster, monkeypatch: p
 
 
 def test_status_asks_the_server_and_shows_no_token(running: Cluster) -> None:
-    with open_engine(settings_with(f"{running.remote}/;user_id=ann")) as engine:
+    with open_engine(settings_with(f"{running.remote};user_id=ann")) as engine:
         engine.probe()
         setting, what = engine.service
-    assert (setting, what.startswith("Spark at 127.0.0.1:")) == ("USER_PIPELINE_SPARK_REMOTE", True)
+    assert (setting, what.startswith("Spark at localhost:")) == ("USER_PIPELINE_SPARK_REMOTE", True)
     assert "ann" not in what
     with open_engine(settings_with(f"sc://127.0.0.1:{free_port()}/;token=secret")) as engine:
         with pytest.raises(SparkUnavailableError):
@@ -246,18 +259,21 @@ def test_nobody_at_the_address_is_told_of() -> None:
         connect(settings_with(f"sc://127.0.0.1:{free_port()}"))
 
 
-def test_a_wrong_token_is_refused_and_not_shown() -> None:
-    conf = ["spark.master=local[1]", "spark.connect.authenticate.token=the-right-token"]
-    with cluster(ENVIRONMENT, Shape(workers=0), conf=conf) as guarded:
-        address = guarded.remote.replace("127.0.0.1", "localhost")
-        connect(settings_with(f"{address}/;token=the-right-token;use_ssl=false")).stop()
-        with pytest.raises(SparkRefusedError, match=r"USER_PIPELINE_SPARK_REMOTE: .* refuses the run") as refused:
-            connect(settings_with(f"{address}/;token=the-wrong-token;use_ssl=false"))
+def test_a_wrong_token_is_refused_and_not_shown(running: Cluster) -> None:
+    # With the right one all other tests run.
+    with pytest.raises(SparkRefusedError, match=r"USER_PIPELINE_SPARK_REMOTE: .* refuses the run") as refused:
+        connect(settings_with(with_token(running.remote, "the-wrong-token")))
     assert "token=…" in str(refused.value)
     assert "wrong-token" not in str(refused.value)
 
 
-# The last one, because it takes the server away.
+# The last ones, because they take a worker and then the server away.
+def test_a_worker_that_is_gone_is_made_up_for(engine: SparkEngine, tmp_path: Path) -> None:
+    items = [(str(tmp_path / "died"), number) for number in range(4)]
+    assert list(engine.each(kill_worker_once, items)) == [0, 1, 2, 3]
+    assert (tmp_path / "died").exists()
+
+
 def test_a_server_that_is_gone_is_told_of_and_nothing_is_half_done(
     platform: Platform, running: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
