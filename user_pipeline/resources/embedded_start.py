@@ -66,7 +66,7 @@ def start(server: EmbeddedPostgres, lock: int) -> None:
     if not server.cluster.exists():
         _initialise(server, lock)
     elif os.geteuid() == 0 and server.uid in (0, pwd.getpwnam("nobody").pw_uid):
-        # As earlier versions, or a copy made by root, left it.
+        # A copy that root made: the server's user gets it back.
         if server.socket_dir != server.cluster:
             shutil.rmtree(server.socket_dir, ignore_errors=True)
         _give(server.cluster, _SERVER_ID)

@@ -420,7 +420,7 @@ platform.materialize(sys.argv[2], select="page_recommendations")
 @pytest.mark.parametrize(
     "patch",
     [
-        "snapshots.put = die",
+        "snapshots.SnapshotIOManager.put_new = die",
         "snapshots.publish = die",
         "registry.register = die",
         "registry.write_log = die",

@@ -144,7 +144,7 @@ def test_a_run_goes_on_whatever_it_was_doing(
     assert len(reasons) == len(faults.struck), (faults.struck, reasons)
     assert {kind for kind, _ in reasons} == {"DatabaseUnavailableError"}, reasons
     for _, message in reasons:
-        assert message.startswith("user_pipeline.resources.postgres.DatabaseUnavailableError: USER_PIPELINE_")
+        assert message.startswith("user_pipeline.resources.postgres_errors.DatabaseUnavailableError: USER_PIPELINE_")
         assert "@example.com" not in message
 
 

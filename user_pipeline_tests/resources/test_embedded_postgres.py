@@ -239,7 +239,7 @@ def test_a_cluster_of_nobody_or_of_root_gets_the_servers_own_user_at_the_next_st
     query(server.url("postgres"), "CREATE TABLE kept AS SELECT 42 AS answer")
     own = server.uid
     postgres.stop(data_dir)
-    # As earlier versions left it: everyone could come up to it, and hold the lock.
+    # As a copy made by root is: everyone could come up to it, and hold the lock.
     subprocess.run(["chown", "-R", f"{owner}:{owner}", server.cluster], check=True)
     for path, mode in ((data_dir, 0o755), (server.home, 0o755), (server.home / "lock", 0o644)):
         path.chmod(mode)
