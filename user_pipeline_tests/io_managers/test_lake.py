@@ -186,7 +186,7 @@ def test_a_day_that_cannot_be_made_leaves_all_days_as_they_were(raw: Raw) -> Non
 
 
 def test_a_file_that_cannot_be_stored_leaves_all_days_as_they_were(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
-    from user_pipeline.io_managers import lake
+    from user_pipeline.io_managers import base
     from user_pipeline.lake.transfer import put
 
     plain, stored_names = put, list[str]()
@@ -200,7 +200,7 @@ def test_a_file_that_cannot_be_stored_leaves_all_days_as_they_were(raw: Raw, mon
     raw.materialize(events(), last=DAYS[2])
     before = raw.registered()
     with monkeypatch.context() as patched:
-        patched.setattr(lake, "put", second_fails)
+        patched.setattr(base, "put", second_fails)
         assert not raw.materialize(events(), last=DAYS[2], raise_on_error=False).success
     assert raw.registered() == before
     # What was stored before is a file that nothing knows of.

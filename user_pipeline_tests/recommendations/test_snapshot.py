@@ -203,7 +203,13 @@ def test_the_past_is_told_day_by_day(
     assert past is not None
 
     inside = {view for view in views if window.first <= view.ts.date() <= window.last}
-    earlier = {(view.user_id, view.url) for view in views if view.ts.date() < window.first}
+    latest = {(view.user_id, view.url): view.ts.date() for view in sorted(views, key=lambda view: view.ts)}
+    # Of a pair with its last view in the window, no more is known.
+    earlier = {
+        (view.user_id, view.url)
+        for view in views
+        if view.ts.date() < window.first and not window.first <= latest[view.user_id, view.url] <= window.last
+    }
     first: dict[tuple[int, str], date] = {}
     for view in sorted(inside):
         first.setdefault((view.user_id, view.url), view.ts.date())
