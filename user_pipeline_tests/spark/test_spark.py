@@ -221,7 +221,9 @@ def test_tasks_that_are_lost_or_done_twice_change_nothing(
     assert platform.materialize(FIRST, select=("raw_page_views", "page_views", "user_page_views")).success
     assert all(path.exists() for path in [*marker.values(), tmp_path / "twice-again"])
     assert platform.rows("staging", "select count(*), count(distinct source_object) from rejected_lines") == [(4, 4)]
-    assert platform.rows("staging", "select sum(rows), sum(rejects) from pipeline.ingested_objects") == [(80, 4)]
+    assert platform.rows("staging", "select sum(rows)::int, sum(rejects)::int from pipeline.ingested_objects") == [
+        (80, 4)
+    ]
     found = platform.table("analytics", "user_page_views")
     assert {(user, url, count) for user, _, url, count, _ in found} == {
         (user, f"/{page}", sum(n % 5 == user and n % 7 == page for n in range(80)))
