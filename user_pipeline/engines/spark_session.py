@@ -60,23 +60,38 @@ def connect(settings: Settings) -> "SparkSession":
             # Pandas is not what frames are here.
             warnings.filterwarnings("ignore", category=FutureWarning, module="pyspark")
             _name_program()
-            import pyspark
-            from pyspark.sql.connect.client.retries import DefaultPolicy
             from pyspark.sql.connect.session import SparkSession
     except ImportError as error:
         raise MissingSparkError(str(error)) from error
     _reach(*address(remote))
     with told():
         session = SparkSession.builder.remote(remote).create()
+    try:
+        _set_up(session)
+    except BaseException:
+        # It would stay the client's active session, and later ones would ask its server.
+        session.stop()
+        raise
+    return session
+
+
+def _set_up(session: "SparkSession") -> None:
+    """Give a new session its settings.
+
+    Raises:
+        SparkVersionError: the server is of another version than the client.
+    """
+    import pyspark
+    from pyspark.sql.connect.client.retries import DefaultPolicy
+
+    with told():
         session.client.set_retry_policies([DefaultPolicy(**_RETRIES)])  # type: ignore[arg-type]
         version = session.version
     if version.split(".")[:2] != pyspark.__version__.split(".")[:2]:
-        session.stop()
         raise SparkVersionError(version, pyspark.__version__)
     with told():
         for name, value in _SETTINGS.items():
             session.conf.set(name, value)
-    return session
 
 
 def _name_program() -> None:

@@ -34,7 +34,8 @@ def until(true: Callable[[], bool], seconds: float = 30) -> bool:
 def lives(process: int) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    # Gone before it was opened, or before it was read.
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 

@@ -262,11 +262,15 @@ def test_nobody_at_the_address_is_told_of() -> None:
 
 
 def test_a_wrong_token_is_refused_and_not_shown(running: Cluster) -> None:
+    from pyspark.sql.connect.session import SparkSession
+
     # With the right one all other tests run.
     with pytest.raises(SparkRefusedError, match=r"USER_PIPELINE_SPARK_REMOTE: .* refuses the run") as refused:
         connect(settings_with(with_token(running.remote, "the-wrong-token")))
     assert "token=…" in str(refused.value)
     assert "wrong-token" not in str(refused.value)
+    # A later session does not ask the server that refused this one.
+    assert SparkSession.getActiveSession() is None
 
 
 # The last ones, because they take a worker and then the server away.
